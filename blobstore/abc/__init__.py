@@ -1,0 +1,1 @@
+"""The two contracts: where bytes are, and what refers to what."""

@@ -1,0 +1,165 @@
+"""Backend: durable bytes under names that are used once.
+
+A backend knows no digests, no repositories, no reachability. What is asked of every one, and checked by
+`blobstore.testing.BackendSuite`: a commit is all or nothing; what was committed is readable at once and survives power
+loss; a listing shows all that was committed before it began; a delete of what is absent is no error.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+CHUNK_BYTES = 1024 * 1024
+"""How much one read or write hop moves."""
+
+
+class BackendProperties(msgspec.Struct, frozen=True):
+    """Facts about a kind of storage."""
+
+    name: str
+    delete_batch_max: int = 1000
+    part_size_min_bytes: int = 0
+    late_requests_s: int = 0
+    """How long after its sender died a request may still take effect; 0 on a file system of this machine."""
+
+
+class ObjectInfo(msgspec.Struct, frozen=True):
+    """A key and the size of the bytes under it."""
+
+    key: str
+    size_bytes: int
+
+
+class BackendUpload(abc.ABC):
+    """Bytes on their way to a key; belongs to one task at a time."""
+
+    @property
+    @abc.abstractmethod
+    def offset(self) -> int:
+        """How many bytes were taken so far."""
+
+    @abc.abstractmethod
+    async def write(self, data: bytes) -> None:
+        """Append `data`. May only queue it: an error of earlier bytes may be raised here."""
+
+    @abc.abstractmethod
+    async def drain(self) -> None:
+        """Wait until all bytes taken are written, not yet synced; raises what failed."""
+
+    @abc.abstractmethod
+    def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Bytes taken earlier, after `drain`; for hashing them again."""
+
+    @abc.abstractmethod
+    async def truncate(self, offset: int) -> None:
+        """Forget the bytes from `offset` on."""
+
+    @abc.abstractmethod
+    async def commit(self, key: str) -> None:
+        """Make all bytes durable and visible under `key`, at once and whole. The upload is over, also if this raises.
+
+        Raises:
+            StorageFull: no space; nothing is visible.
+        """
+
+    @abc.abstractmethod
+    async def abort(self) -> None:
+        """Drop the bytes. Repeatable."""
+
+    @abc.abstractmethod
+    async def aclose(self) -> None:
+        """Make what was taken durable and let go of it; another process may resume. Repeatable; nothing after commit or
+        abort."""
+
+
+class Backend(abc.ABC):
+    """Where bytes are. `__init__` only stores; `open` connects, `aclose` releases."""
+
+    @property
+    @abc.abstractmethod
+    def properties(self) -> BackendProperties:
+        """Facts about this storage."""
+
+    @property
+    @abc.abstractmethod
+    def location(self) -> str:
+        """Where this is, for messages to people; never with a secret."""
+
+    @abc.abstractmethod
+    async def open(self) -> None:
+        """Connect. Makes nothing: see `prepare`."""
+
+    @abc.abstractmethod
+    async def aclose(self) -> None:
+        """Release all. Repeatable."""
+
+    @abc.abstractmethod
+    async def prepare(self) -> None:
+        """Make what an empty store needs (directories, durably). Repeatable."""
+
+    @abc.abstractmethod
+    async def put(self, key: str, data: bytes) -> None:
+        """Write a small value, replacing what was there; all or nothing, durable on return. Only the marker is put twice."""
+
+    @abc.abstractmethod
+    async def put_new(self, key: str, data: bytes) -> bool:
+        """Write a small value where none is; False, and nothing changed, if one is. Durable on return."""
+
+    @abc.abstractmethod
+    async def open_upload(self, upload_id: str, *, resume: bool = False) -> BackendUpload:
+        """Begin an upload, or take up one that was closed or whose process died.
+
+        Raises:
+            KeyUnknown: `resume`, and there is none.
+            UploadBusy: another session holds it.
+        """
+
+    @abc.abstractmethod
+    def read(
+        self, key: str, start: int = 0, stop: int | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes from `start` up to `stop` (the end without), in chunks of up to `CHUNK_BYTES`.
+
+        Raises:
+            KeyUnknown: on entering.
+            RangeInvalid: `start` is negative or beyond the end, or `stop` lies before it. `start` at the end: no bytes.
+        """
+
+    @abc.abstractmethod
+    async def stat(self, key: str) -> ObjectInfo:
+        """Size of what is under a key.
+
+        Raises:
+            KeyUnknown: nothing is.
+        """
+
+    @abc.abstractmethod
+    async def delete(self, keys: Sequence[str]) -> frozenset[str]:
+        """Delete; returns the keys that are confirmed gone, the absent ones among them. Repeatable."""
+
+    @abc.abstractmethod
+    def list(self, prefix: str, after: str | None = None) -> AsyncIterator[ObjectInfo]:
+        """All that was committed under `prefix` before the call, sorted by key, beginning behind `after`."""
+
+
+@runtime_checkable
+class HandsOutPaths(Protocol):
+    """A backend whose objects are files of this machine, for sendfile."""
+
+    def path_of(self, key: str) -> str:
+        """Where the file of a key lies; it may be gone by the time it is opened."""
+
+
+async def read_all(backend: Backend, key: str) -> bytes:
+    """The whole of a small value.
+
+    Raises:
+        KeyUnknown: there is none.
+    """
+    async with backend.read(key) as chunks:
+        return b"".join([chunk async for chunk in chunks])

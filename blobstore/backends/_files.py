@@ -1,0 +1,195 @@
+"""Durable steps on files, each blocking: what may fail fails here, translated into our errors.
+
+The order that loses nothing: write, fsync the file, rename, fsync the directory (docs/storage.md, Durability). After a failed
+fsync the descriptor is not synced again: the kernel marks the pages clean and a second call would lie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import os
+from collections.abc import Callable, Iterator
+
+from blobstore.errors import KeyUnknown, RangeInvalid, StorageFailed, StorageFull
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+_SYNC_FILE_RANGE_WRITE = 2
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn OSError into our errors, saying what was being done."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise KeyUnknown(f"{doing}: there is no such file") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"{doing}: {error.strerror}; free some space or run a collection") from error
+        raise StorageFailed(f"{doing}: {error.strerror}") from error
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_directories(path: str) -> None:
+    """Make a directory and its parents, durably; what is there already is synced too, as its maker may have died."""
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        make_directories(parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, DIRECTORY_MODE)
+    sync_directory(parent)
+
+
+def write_at(handle: int, data: bytes, offset: int) -> None:
+    """Write all of `data` at an offset, however often the kernel takes only a part."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(handle, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def start_writeback(handle: int, offset: int, size_bytes: int) -> None:
+    """Ask the kernel to begin writing a range out, so that the sync at the end is short. Promises nothing."""
+    libc = _libc()
+    if libc is not None:
+        libc.sync_file_range(
+            handle, ctypes.c_int64(offset), ctypes.c_int64(size_bytes), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)
+        )
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL(None)
+        library.sync_file_range  # noqa: B018 - AttributeError where this libc has none
+    except (OSError, AttributeError):
+        # An optimisation only: without it the last sync takes longer.
+        return None
+    return library
+
+
+def publish(handle: int, staged: str, final: str) -> None:
+    """Make a written file durable, then visible under its final name, then that name durable. Closes `handle`.
+
+    Raises with nothing visible: if a step fails, both names are removed.
+    """
+    try:
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.rename(staged, final)
+        sync_directory(os.path.dirname(final))
+    except BaseException:
+        for name in (staged, final):
+            with contextlib.suppress(OSError):
+                # The first error is the one to tell; a file left here is found by reconciliation.
+                os.unlink(name)
+        raise
+
+
+def create_whole(path: str, data: bytes) -> bool:
+    """Make a file with its content at once, durably; False if the name is taken."""
+    directory = os.path.dirname(path)
+    try:
+        handle = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT) or not os.path.isdir(
+            directory
+        ):
+            raise
+        return _create_whole_by_name(path, data)
+    try:
+        write_at(handle, data, 0)
+        os.fsync(handle)
+        # With a src_dir_fd Python calls linkat(AT_SYMLINK_FOLLOW); without, link(2), which fails (cpython gh-81793).
+        return _link_new(
+            lambda: os.link(f"/proc/self/fd/{handle}", path, src_dir_fd=handle, follow_symlinks=True), path
+        )
+    finally:
+        os.close(handle)
+
+
+def _create_whole_by_name(path: str, data: bytes) -> bool:
+    """For file systems without O_TMPFILE. A crash may leave the temporary name; `check` reports it."""
+    staged = f"{path}.new-{os.getpid()}-{os.urandom(8).hex()}"
+    handle = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE)
+    try:
+        try:
+            write_at(handle, data, 0)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        return _link_new(lambda: os.link(staged, path), path)
+    finally:
+        os.unlink(staged)
+
+
+def _link_new(link: Callable[[], None], path: str) -> bool:
+    is_new = True
+    try:
+        link()
+    except FileExistsError:
+        is_new = False
+    # Also where somebody else made it: what we say of it must be durable, and that one may not have come so far.
+    sync_directory(os.path.dirname(path))
+    return is_new
+
+
+def replace_whole(path: str, data: bytes) -> None:
+    """Make or replace a file with its content at once, durably."""
+    staged = f"{path}.new-{os.getpid()}-{os.urandom(8).hex()}"
+    handle = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE)
+    try:
+        write_at(handle, data, 0)
+    except BaseException:
+        os.close(handle)
+        os.unlink(staged)
+        raise
+    publish(handle, staged, path)
+
+
+def open_range(path: str, start: int, stop: int | None) -> tuple[int, int]:
+    """A descriptor for reading, and where to stop.
+
+    Raises:
+        RangeInvalid: see `Backend.read`.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    size = os.fstat(handle).st_size
+    end = size if stop is None else min(stop, size)
+    if not 0 <= start <= size or (stop is not None and stop < start):
+        os.close(handle)
+        raise RangeInvalid(f"bytes {start} to {'the end' if stop is None else stop} of {size}")
+    return handle, end
+
+
+def delete_files(paths: list[str]) -> list[str]:
+    """Unlink files and make that durable; those that are confirmed gone, the absent ones among them."""
+    gone: list[str] = []
+    for path in paths:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            gone.append(path)
+        except OSError:
+            # Not confirmed: its trash row stays, and the next collection tries again.
+            continue
+        else:
+            gone.append(path)
+    for directory in {os.path.dirname(path) for path in gone}:
+        if os.path.isdir(directory):
+            sync_directory(directory)
+    return gone

@@ -1,0 +1,1 @@
+"""Indexes: what refers to what, kept in memory or in LMDB."""

@@ -1,0 +1,477 @@
+"""The steps of manifests, tags and repositories, each a function over one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from blobstore.abc.records import (
+    CommitOutcome,
+    Content,
+    Intent,
+    ManifestKey,
+    ManifestPut,
+    ManifestRecord,
+    TagEntry,
+)
+from blobstore.digest import Digest
+from blobstore.errors import ManifestUnknown, RepositoryUnknown, StillReferenced, TagUnknown
+from blobstore.index import _records as records
+from blobstore.index import _state as state
+from blobstore.index._outbox import emit
+from blobstore.index._records import EDGE_BLOB, EDGE_MANIFEST, EDGE_SELF, u32
+from blobstore.index._tables import Table, Transaction
+from blobstore.index._uploads import add_aliases, settle_bytes
+from blobstore.manifest import Manifest
+from blobstore.names import RepositoryName, TagName
+from blobstore.promises import HoldTerms
+
+
+class _Checked(msgspec.Struct):
+    """What the check of one put found: by manifest to insert, the raw digests of its children and their kinds."""
+
+    edges: dict[bytes, dict[bytes, bytes]]
+    condemned: set[bytes]
+    missing: list[Digest]
+    needed: list[Digest]
+
+
+def put_manifest(
+    tx: Transaction,
+    intent: Intent,
+    content: Content,
+    names: Sequence[str],
+    manifest: Manifest,
+    tags: Sequence[TagName],
+    now_ms: int,
+    terms: HoldTerms,
+    replays: Sequence[Manifest],
+) -> ManifestPut:
+    """A manifest's bytes become a record with edges, subject and tags, if all it refers to is here."""
+    assert intent.repository is not None
+    number = state.repository_id(tx, intent.repository)
+    by_raw = {replay.digest.value: replay for replay in replays}
+    checked = _Checked({}, set(), [], [])
+    _check_children(tx, manifest, number, by_raw, now_ms, terms, checked)
+    if checked.missing:
+        return _refuse(tx, intent, content, names, now_ms, checked.missing)
+    if checked.needed:
+        return ManifestPut(CommitOutcome.NOT_PUBLISHED, needed=tuple(checked.needed))
+    committed = settle_bytes(tx, intent, content, names, now_ms)
+    if committed.outcome in (CommitOutcome.NOT_PUBLISHED, CommitOutcome.INTERRUPTED):
+        return ManifestPut(committed.outcome, trash=committed.trash)
+    tx.add("pushed_bytes", content.size_bytes)
+    number = state.make_repository(tx, intent.repository)
+    for raw in checked.condemned:
+        row = state.get_blob(tx, raw)
+        if row is not None and row.state == records.STATE_CONDEMNED:
+            state.revive(tx, raw, row)
+    changes = add_aliases(tx, content.digest.value, content.aliases)
+    # Children first, so that a record never stands before those it refers to.
+    for raw, edges in reversed(checked.edges.items()):
+        changes += insert_record(tx, number, by_raw.get(raw, manifest), edges, now_ms)
+    for tag in tags:
+        changes += _set_tag(tx, u32(number) + manifest.digest.value, tag, now_ms)
+    return ManifestPut(committed.outcome, trash=committed.trash, sequence=emit(tx, changes))
+
+
+def _refuse(
+    tx: Transaction, intent: Intent, content: Content, names: Sequence[str], now_ms: int, missing: list[Digest]
+) -> ManifestPut:
+    """The manifest's own bytes are trash; the intent goes with them."""
+    row = state.get_intent(tx, intent.upload)
+    if row is not None:
+        state.delete_intent(tx, intent.upload, row)
+    if row is not None or names:
+        state.trash_names(
+            tx, intent.generation.key, [*intent.names, *names], content.size_bytes, now_ms, "refused manifest"
+        )
+    return ManifestPut(CommitOutcome.INTERRUPTED, missing=tuple(missing), trash=intent.generation)
+
+
+def _check_children(
+    tx: Transaction,
+    manifest: Manifest,
+    number: int | None,
+    replays: Mapping[bytes, Manifest],
+    now_ms: int,
+    terms: HoldTerms,
+    into: _Checked,
+) -> None:
+    """Look at every child anew, whatever was answered of it before."""
+    edges: dict[bytes, bytes] = {}
+    into.edges[manifest.digest.value] = edges
+    for reference in manifest.references:
+        raw = state.canonical(tx, reference.digest)
+        row = state.get_blob(tx, raw) if raw is not None else None
+        is_here = (
+            raw is not None
+            and row is not None
+            and number is not None
+            and state.is_visible(tx, raw, row, number, now_ms, terms)
+        )
+        if not is_here or raw is None or row is None or number is None:
+            # A foreign layer need not be here; where its bytes were pushed all the same, they are kept.
+            if reference.kind != "foreign":
+                into.missing.append(reference.digest)
+            continue
+        if row.state == records.STATE_CONDEMNED:
+            into.condemned.add(raw)
+        edges[raw] = EDGE_MANIFEST if reference.kind == "manifest" else EDGE_BLOB
+        if reference.kind != "manifest" or tx.get(Table.MANIFESTS, u32(number) + raw) is not None:
+            continue
+        if raw in into.edges:
+            continue
+        if raw in replays:
+            _check_children(tx, replays[raw], number, replays, now_ms, terms, into)
+        else:
+            into.needed.append(reference.digest)
+
+
+def insert_record(
+    tx: Transaction, number: int, manifest: Manifest, edges: Mapping[bytes, bytes], now_ms: int
+) -> list[list[object]]:
+    """Record, edges and subject of a manifest; pushed again, it only has its grace renewed."""
+    key = u32(number) + manifest.digest.value
+    known = state.get_manifest(tx, key)
+    if known is not None:
+        state.put_manifest_row(tx, key, state.changed(known, lost_at_ms=now_ms), known)
+        return []
+    subject = manifest.subject.digest if manifest.subject is not None else None
+    _add_edge(tx, key, manifest.digest.value, EDGE_SELF)
+    for child, kind in edges.items():
+        _add_edge(tx, key, child, kind)
+    row = records.ManifestRow(
+        media_type=manifest.media_type,
+        artifact_type=manifest.listed_artifact_type,
+        subject=records.digest_key(subject) if subject is not None else None,
+        size=manifest.size_bytes,
+        pushed_at_ms=now_ms,
+        lost_at_ms=now_ms,
+        loose_at_ms=0,
+        tag_count=0,
+        is_subject_gone=False,
+    )
+    if subject is not None:
+        tx.put(Table.REFERRERS, _referrer_key(tx, number, subject) + manifest.digest.value, b"")
+    state.put_manifest_row(tx, key, row, None)
+    for child, kind in edges.items():
+        if kind == EDGE_MANIFEST:
+            _look_again(tx, u32(number) + child, now_ms, is_loss=False)
+    name = state.repository_name(tx, number)
+    return [["manifest", name, str(manifest.digest), manifest.media_type, now_ms]]
+
+
+def plain_edges(tx: Transaction, manifest: Manifest) -> tuple[dict[bytes, bytes], list[Digest]]:
+    """The children of a manifest that have a row, by their kind, and those that have none; asks nothing about visibility."""
+    kinds: dict[bytes, bytes] = {}
+    lost: list[Digest] = []
+    for reference in manifest.references:
+        raw = state.canonical(tx, reference.digest)
+        if raw is not None and state.get_blob(tx, raw) is not None:
+            kinds[raw] = EDGE_MANIFEST if reference.kind == "manifest" else EDGE_BLOB
+        elif reference.kind != "foreign":
+            lost.append(reference.digest)
+    return kinds, lost
+
+
+def _add_edge(tx: Transaction, key: bytes, child: bytes, kind: bytes) -> None:
+    if not state.has_edge(tx, child):
+        row = state.get_blob(tx, child)
+        assert row is not None, child.hex()
+        state.count_unreferenced(tx, row, -1)
+    tx.put(Table.EDGES_FROM, key + child, kind)
+    tx.put(Table.EDGES_TO, child + key, b"")
+
+
+def _referrer_key(tx: Transaction, number: int, subject: Digest) -> bytes:
+    """Where the referrers of a subject stand: under its sha256 where that is known."""
+    raw = state.canonical(tx, subject)
+    return u32(number) + (
+        records.digest_key(Digest.from_sha256(raw)) if raw is not None else records.digest_key(subject)
+    )
+
+
+def _look_again(tx: Transaction, key: bytes, now_ms: int, *, is_loss: bool) -> None:
+    """Something that held a manifest came or went: its place among the loose ones may have changed."""
+    row = state.get_manifest(tx, key)
+    if row is not None:
+        state.put_manifest_row(tx, key, state.changed(row, lost_at_ms=now_ms) if is_loss else row, row)
+
+
+def remove_record(tx: Transaction, key: bytes, row: records.ManifestRow, now_ms: int) -> None:
+    """Take a manifest's tags, record and edges away. What it kept is promised to its repository from now on; its referrers
+    note that their subject went."""
+    number = records.from_u32(key[:4])
+    for tag in list_tags_of(tx, key):
+        tx.delete(Table.TAGS, key[:4] + tag.encode())
+        tx.delete(Table.TAGS_OF, key + tag.encode())
+    if row.subject is not None:
+        subject = records.digest_from_key(row.subject)
+        tx.delete(Table.REFERRERS, u32(number) + row.subject + key[4:])
+        tx.delete(Table.REFERRERS, _referrer_key(tx, number, subject) + key[4:])
+    state.delete_manifest_row(tx, key, row)
+    edges = [(found[36:], kind) for found, kind in tx.scan_prefix(Table.EDGES_FROM, key)]
+    for child, _ in edges:
+        _remove_edge(tx, key, child, now_ms)
+    for child, kind in edges:
+        if kind == EDGE_MANIFEST:
+            _look_again(tx, key[:4] + child, now_ms, is_loss=True)
+    for referrer in referrers(tx, key):
+        found = state.get_manifest(tx, referrer)
+        if found is not None:
+            gone = state.changed(found, is_subject_gone=True, lost_at_ms=now_ms)
+            state.put_manifest_row(tx, referrer, gone, found)
+
+
+def _remove_edge(tx: Transaction, key: bytes, child: bytes, now_ms: int) -> None:
+    number = records.from_u32(key[:4])
+    tx.delete(Table.EDGES_FROM, key + child)
+    tx.delete(Table.EDGES_TO, child + key)
+    # A yes that an edge stood behind is owed still: where it was this repository's last, a hold takes its place.
+    if not state.has_edge_from(tx, child, number):
+        state.set_hold(tx, child, number, now_ms, key)
+    if not state.has_edge(tx, child):
+        row = state.get_blob(tx, child)
+        if row is not None:
+            state.count_unreferenced(tx, row, +1)
+
+
+def referrers(tx: Transaction, key: bytes) -> list[bytes]:
+    """MANIFESTS keys of the manifests whose subject is this one, under whatever digest they named it."""
+    found: list[bytes] = []
+    for subject in _names_of(tx, key[4:]):
+        prefix = key[:4] + subject
+        found += [key[:4] + each[len(prefix) :] for each, _ in tx.scan_prefix(Table.REFERRERS, prefix)]
+    return found
+
+
+def _names_of(tx: Transaction, raw: bytes) -> list[bytes]:
+    row = state.get_blob(tx, raw)
+    return [records.digest_key(Digest.from_sha256(raw)), *(row.aliases if row is not None else ())]
+
+
+# Tags
+
+
+def _set_tag(tx: Transaction, key: bytes, tag: TagName, now_ms: int) -> list[list[object]]:
+    place = key[:4] + tag.encode()
+    stored = tx.get(Table.TAGS, place)
+    before = records.TAG.decode(stored) if stored else None
+    if before is None or before.digest != key[4:]:
+        if before is not None:
+            _untag(tx, key[:4] + before.digest, tag, now_ms)
+        row = state.get_manifest(tx, key)
+        assert row is not None
+        tx.put(Table.TAGS_OF, key + tag.encode(), b"")
+        state.put_manifest_row(tx, key, state.changed(row, tag_count=row.tag_count + 1), row)
+    tx.put(Table.TAGS, place, records.encode(records.TagRow(key[4:], now_ms)))
+    name = state.repository_name(tx, records.from_u32(key[:4]))
+    return [["tag", name, tag, str(Digest.from_sha256(key[4:])), now_ms]]
+
+
+def _untag(tx: Transaction, key: bytes, tag: TagName, now_ms: int) -> None:
+    row = state.get_manifest(tx, key)
+    assert row is not None
+    tx.delete(Table.TAGS_OF, key + tag.encode())
+    state.put_manifest_row(tx, key, state.changed(row, tag_count=row.tag_count - 1, lost_at_ms=now_ms), row)
+
+
+def put_tag(tx: Transaction, key: ManifestKey, tag: TagName, now_ms: int) -> int:
+    """Point a tag at a manifest."""
+    return emit(tx, put_tag_row(tx, key, tag, now_ms))
+
+
+def put_tag_row(tx: Transaction, key: ManifestKey, tag: TagName, now_ms: int) -> list[list[object]]:
+    """Point a tag at a manifest; returns what the journal must know."""
+    place = state.manifest_key(tx, key)
+    if place is None or tx.get(Table.MANIFESTS, place) is None:
+        raise ManifestUnknown(f"{key.repository} has no manifest {key.digest}")
+    return _set_tag(tx, place, tag, now_ms)
+
+
+def delete_tag(tx: Transaction, repository: RepositoryName, tag: TagName, now_ms: int) -> int:
+    """Remove a tag."""
+    number = state.repository_id(tx, repository)
+    stored = tx.get(Table.TAGS, u32(number) + tag.encode()) if number is not None else None
+    if number is None or stored is None:
+        raise TagUnknown(f"{repository} has no tag {tag}")
+    tx.delete(Table.TAGS, u32(number) + tag.encode())
+    _untag(tx, u32(number) + records.TAG.decode(stored).digest, tag, now_ms)
+    return emit(tx, [["untag", repository, tag]])
+
+
+# Deleting
+
+
+def delete_manifest(tx: Transaction, key: ManifestKey, now_ms: int) -> int:
+    """Remove a manifest that no image index of its repository refers to."""
+    place = state.manifest_key(tx, key)
+    row = state.get_manifest(tx, place) if place is not None else None
+    if place is None or row is None:
+        raise ManifestUnknown(f"{key.repository} has no manifest {key.digest}")
+    found = state.parents(tx, place[4:], records.from_u32(place[:4]))
+    if found:
+        raise StillReferenced(key, [state.manifest_key_value(tx, parent) for parent in found])
+    remove_record(tx, place, row, now_ms)
+    return emit(tx, [["delete", key.repository, str(Digest.from_sha256(place[4:]))]])
+
+
+def hide_repository(tx: Transaction, repository: RepositoryName, now_ms: int) -> int:
+    """Make a repository's name free at once; what stood under it is taken apart later."""
+    del now_ms
+    number = state.repository_id(tx, repository)
+    if number is None or not tx.has_prefix(Table.MANIFESTS, u32(number)):
+        raise RepositoryUnknown(f"there is no repository {repository}")
+    tx.delete(Table.REPOSITORIES, repository.encode())
+    tx.put(Table.REMOVALS, u32(number), repository.encode())
+    return emit(tx, [["remove", repository]])
+
+
+def continue_removals(tx: Transaction, limit: int, now_ms: int) -> bool:
+    """Take apart some manifests of hidden repositories."""
+    for hidden, _ in tx.scan(Table.REMOVALS, b""):
+        keys = []
+        for key, _ in tx.scan_prefix(Table.MANIFESTS, hidden):
+            keys.append(key)
+            if len(keys) == limit:
+                break
+        for key in keys:
+            row = state.get_manifest(tx, key)
+            assert row is not None
+            remove_record(tx, key, row, now_ms)
+        if len(keys) < limit:
+            tx.delete(Table.REMOVALS, hidden)
+            tx.delete(Table.REPOSITORY_NAMES, hidden)
+        return True
+    return False
+
+
+# Reading
+
+
+def resolve(tx: Transaction, repository: RepositoryName, reference: TagName | Digest) -> ManifestRecord | None:
+    """The manifest that a tag or digest names."""
+    number = state.repository_id(tx, repository)
+    if number is None:
+        return None
+    if isinstance(reference, Digest):
+        raw = state.canonical(tx, reference)
+    else:
+        stored = tx.get(Table.TAGS, u32(number) + reference.encode())
+        raw = records.TAG.decode(stored).digest if stored else None
+    row = state.get_manifest(tx, u32(number) + raw) if raw is not None else None
+    if raw is None or row is None:
+        return None
+    return state.manifest_value(ManifestKey(repository, Digest.from_sha256(raw)), row)
+
+
+def needs_manifest_touch(tx: Transaction, key: ManifestKey, now_ms: int, terms: HoldTerms) -> bool | None:
+    """Whether a manifest that was asked for needs its grace renewed; None: no record."""
+    place = state.manifest_key(tx, key)
+    row = state.get_manifest(tx, place) if place is not None else None
+    if row is None:
+        return None
+    return bool(row.loose_at_ms) and now_ms - row.lost_at_ms > terms.renew_ms
+
+
+def touch_manifest(tx: Transaction, key: ManifestKey, now_ms: int, terms: HoldTerms) -> bool:
+    """Renew the grace of a manifest that nothing holds."""
+    needed = needs_manifest_touch(tx, key, now_ms, terms)
+    if needed:
+        place = state.manifest_key(tx, key)
+        assert place is not None
+        _look_again(tx, place, now_ms, is_loss=True)
+    return needed is not None
+
+
+def list_repositories(tx: Transaction, after: RepositoryName | None, limit: int) -> list[RepositoryName]:
+    """Repositories that hold a manifest."""
+    found: list[RepositoryName] = []
+    for name, value in tx.scan(Table.REPOSITORIES, after.encode() + b"\0" if after is not None else b""):
+        if tx.has_prefix(Table.MANIFESTS, u32(records.REPOSITORY.decode(value).id)):
+            found.append(RepositoryName(name.decode()))
+            if len(found) == limit:
+                break
+    return found
+
+
+def list_tags(tx: Transaction, repository: RepositoryName, after: TagName | None, limit: int) -> list[TagEntry]:
+    """A repository's tags."""
+    number = state.repository_id(tx, repository)
+    if number is None or not tx.has_prefix(Table.MANIFESTS, u32(number)):
+        raise RepositoryUnknown(f"there is no repository {repository}")
+    start = u32(number) + (after.encode() + b"\0" if after is not None else b"")
+    found: list[TagEntry] = []
+    for key, value in _until_other(tx, Table.TAGS, start, u32(number)):
+        row = records.TAG.decode(value)
+        found.append(TagEntry(TagName(key[4:].decode()), Digest.from_sha256(row.digest), row.updated_at_ms))
+        if len(found) == limit:
+            break
+    return found
+
+
+def list_tags_of(tx: Transaction, key: bytes) -> list[TagName]:
+    """The tags that name a manifest."""
+    return [TagName(found[36:].decode()) for found, _ in tx.scan_prefix(Table.TAGS_OF, key)]
+
+
+def list_referrers(
+    tx: Transaction, repository: RepositoryName, subject: Digest, after: Digest | None, limit: int
+) -> list[ManifestRecord]:
+    """Manifests that name `subject` as theirs."""
+    number = state.repository_id(tx, repository)
+    if number is None:
+        return []
+    raw = state.canonical(tx, subject)
+    names = {records.digest_key(subject), *(_names_of(tx, raw) if raw is not None else ())}
+    start = after.value + b"\0" if after is not None else b""
+    digests: set[bytes] = set()
+    for name in names:
+        prefix = u32(number) + name
+        page = _until_other(tx, Table.REFERRERS, prefix + start, prefix)
+        digests.update(key[len(prefix) :] for key, _ in _first(page, limit))
+    found: list[ManifestRecord] = []
+    for digest in sorted(digests)[:limit]:
+        row = state.get_manifest(tx, u32(number) + digest)
+        assert row is not None
+        found.append(state.manifest_value(ManifestKey(repository, Digest.from_sha256(digest)), row))
+    return found
+
+
+def _until_other(tx: Transaction, table: Table, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    for key, value in tx.scan(table, start):
+        if not key.startswith(prefix):
+            return
+        yield key, value
+
+
+def _first(pairs: Iterator[tuple[bytes, bytes]], limit: int) -> Iterator[tuple[bytes, bytes]]:
+    for _, pair in zip(range(limit), pairs, strict=False):
+        yield pair
+
+
+def list_children(tx: Transaction, key: ManifestKey) -> list[Digest]:
+    """What a manifest keeps alive beside its own blob."""
+    place = state.manifest_key(tx, key)
+    if place is None:
+        return []
+    pairs = tx.scan_prefix(Table.EDGES_FROM, place)
+    return [Digest.from_sha256(found[36:]) for found, kind in pairs if kind != EDGE_SELF]
+
+
+def list_parents(tx: Transaction, digest: Digest, limit: int) -> list[ManifestKey]:
+    """Manifests that keep a blob alive."""
+    raw = state.canonical(tx, digest)
+    if raw is None:
+        return []
+    keys = [key[32:] for key, _ in _first(tx.scan_prefix(Table.EDGES_TO, raw), limit)]
+    return [found for key in keys if (found := state.manifest_key_value(tx, key)) is not None]
+
+
+def list_aliases(tx: Transaction, digest: Digest) -> list[Digest]:
+    """What else clients call a blob."""
+    raw = state.canonical(tx, digest)
+    row = state.get_blob(tx, raw) if raw is not None else None
+    return [records.digest_from_key(alias) for alias in row.aliases] if row is not None else []

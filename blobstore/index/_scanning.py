@@ -1,0 +1,271 @@
+"""What collectors and reports read: slices of tables, each one transaction, hints all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+from blobstore.abc.records import (
+    Alias,
+    Guards,
+    Hold,
+    ManifestKey,
+    ManifestNode,
+    ReferencedBlob,
+    Slice,
+    Totals,
+    Trash,
+    Unreferenced,
+)
+from blobstore.digest import Digest
+from blobstore.errors import IndexDamaged
+from blobstore.generation import Generation
+from blobstore.index import _records as records
+from blobstore.index import _references as references
+from blobstore.index import _state as state
+from blobstore.index._outbox import last_sequence
+from blobstore.index._records import EDGE_MANIFEST
+from blobstore.index._tables import Table, Transaction
+from blobstore.promises import HoldTerms
+
+_LAPSED_SEEN_MAX = 50_000
+
+
+def totals(tx: Transaction) -> Totals:
+    """Counters, read at once."""
+    stored = tx.get(Table.META, records.META_TOTALS)
+    row = records.TOTALS.decode(stored) if stored else records.TotalsRow()
+    return Totals(
+        **{name: getattr(row, name) for name in row.__struct_fields__},
+        manifests=tx.count(Table.MANIFESTS),
+        loose_manifests=tx.count(Table.LOOSE_BY_TIME),
+        tags=tx.count(Table.TAGS),
+        repositories=tx.count(Table.REPOSITORIES),
+        uploads=tx.count(Table.INTENTS),
+        trash=tx.count(Table.TRASH),
+    )
+
+
+def guards(tx: Transaction) -> Guards:
+    """What keeps collectors from acting."""
+    frozen = tx.get(Table.META, records.META_FROZEN)
+    quiet = tx.get(Table.META, records.META_QUIET_SINCE)
+    high = tx.get(Table.META, records.META_CLOCK_HIGH)
+    return Guards(
+        frozen.decode() if frozen else None,
+        records.from_u64(quiet) if quiet else 0,
+        records.from_u64(high) if high else 0,
+        tx.get(Table.META, records.META_ORPHAN_SCAN) is not None,
+        last_sequence(tx),
+    )
+
+
+def node(tx: Transaction, key: bytes, row: records.ManifestRow) -> ManifestNode | None:
+    """A record as marking needs it; None in a repository that is being removed."""
+    named = state.manifest_key_value(tx, key)
+    if named is None or tx.get(Table.REMOVALS, key[:4]) is not None:
+        return None
+    children = [
+        Digest.from_sha256(found[36:]) for found, kind in tx.scan_prefix(Table.EDGES_FROM, key) if kind == EDGE_MANIFEST
+    ]
+    return ManifestNode(state.manifest_value(named, row), tuple(children), key)
+
+
+def find_node(tx: Transaction, key: ManifestKey) -> ManifestNode | None:
+    """One manifest, as marking needs it."""
+    place = state.manifest_key(tx, key)
+    row = state.get_manifest(tx, place) if place is not None else None
+    return node(tx, place, row) if place is not None and row is not None else None
+
+
+def scan_manifests(tx: Transaction, after: bytes | None, limit: int) -> Slice[ManifestNode]:
+    """A slice of all records, those of one repository together."""
+    found: list[ManifestNode] = []
+    last: bytes | None = None
+    seen = 0
+    for key, value in tx.scan(Table.MANIFESTS, after + b"\0" if after else b""):
+        if seen == limit:
+            return Slice(tuple(found), last)
+        seen, last = seen + 1, key
+        each = node(tx, key, records.MANIFEST.decode(value))
+        if each is not None:
+            found.append(each)
+    return Slice(tuple(found), None)
+
+
+def scan_references(tx: Transaction, after: bytes | None, limit: int) -> Slice[ReferencedBlob]:
+    """A slice of all blobs with their parents."""
+    found: list[ReferencedBlob] = []
+    for raw, value in tx.scan(Table.BLOBS, after + b"\0" if after else b""):
+        if len(found) == limit:
+            return Slice(tuple(found), found[-1].blob.digest.value)
+        keys = [key[32:] for key, _ in tx.scan_prefix(Table.EDGES_TO, raw)]
+        parents = tuple(each for key in keys if (each := state.manifest_key_value(tx, key)) is not None)
+        found.append(ReferencedBlob(state.blob_value(raw, records.BLOB.decode(value)), parents))
+    return Slice(tuple(found), None)
+
+
+def scan_unreferenced(
+    tx: Transaction, after: bytes | None, limit: int, dropped: AbstractSet[bytes], spared: AbstractSet[bytes]
+) -> Slice[Unreferenced]:
+    """The anti-join: two cursors in step, one over blobs and one over edges, both sorted by digest."""
+    start = after + b"\0" if after else b""
+    edges = tx.scan(Table.EDGES_TO, after + b"\xff" * 36 if after else b"")
+    edge = next(edges, None)
+    found: list[Unreferenced] = []
+    seen, last = 0, b""
+    decode = records.BLOB.decode
+    are_all_live = not dropped and not spared
+    for raw, value in tx.scan(Table.BLOBS, start):
+        if seen == limit:
+            return Slice(tuple(found), last)
+        seen, last = seen + 1, raw
+        is_kept = is_spared = False
+        while edge is not None and (child := edge[0][:32]) <= raw:
+            if child != raw:
+                raise _dangling(child)
+            if are_all_live or (token := edge[0][32:]) not in dropped:
+                if not are_all_live and token in spared:
+                    is_spared = True
+                else:
+                    is_kept = True
+            edge = next(edges, None)
+        if not is_kept:
+            found.append(Unreferenced(state.blob_value(raw, decode(value)), is_spared))
+    if edge is not None:
+        raise _dangling(edge[0][:32])
+    return Slice(tuple(found), None)
+
+
+def _dangling(raw: bytes) -> IndexDamaged:
+    return IndexDamaged(
+        f"a manifest refers to sha256:{raw.hex()}, of which the index has no row; nothing was collected, "
+        "run `blobstore index rebuild`"
+    )
+
+
+def check_edges(tx: Transaction, after: bytes | None, limit: int) -> bytes | None:
+    """Each forward edge must have its reverse, and there must be as many of both."""
+    seen = 0
+    get = tx.get
+    last = after
+    for key, _ in tx.scan(Table.EDGES_FROM, after + b"\0" if after else b""):
+        if seen == limit:
+            return last
+        seen, last = seen + 1, key
+        if get(Table.EDGES_TO, key[36:] + key[:36]) is None:
+            raise IndexDamaged(
+                f"the edge from manifest sha256:{key[4:36].hex()} to sha256:{key[36:].hex()} has no reverse; "
+                "nothing was collected, run `blobstore index rebuild`"
+            )
+    forward, reverse = tx.count(Table.EDGES_FROM), tx.count(Table.EDGES_TO)
+    if forward != reverse:
+        raise IndexDamaged(
+            f"{forward} edges lead from manifests and {reverse} to blobs; nothing was collected, "
+            "run `blobstore index rebuild`"
+        )
+    return None
+
+
+def scan_aliases(tx: Transaction, after: bytes | None, limit: int) -> Slice[Alias]:
+    """A slice of all aliases."""
+    found: list[Alias] = []
+    last = b""
+    for key, raw in tx.scan(Table.ALIASES, after + b"\0" if after else b""):
+        if len(found) == limit:
+            return Slice(tuple(found), last)
+        last = key
+        found.append(Alias(records.digest_from_key(key), Digest.from_sha256(raw)))
+    return Slice(tuple(found), None)
+
+
+def list_lapsed_holds(tx: Transaction, terms: HoldTerms, now_ms: int, after: bytes | None, limit: int) -> Slice[Digest]:
+    """Lapsed holds that no condemning batch has worked off yet, oldest first."""
+    found: list[Digest] = []
+    seen, last = 0, b""
+    for key, _ in tx.scan(Table.HOLDS_BY_TIME, after + b"\0" if after else b""):
+        renewed_at_ms = records.from_u64(key[:8])
+        if renewed_at_ms + terms.term_ms > now_ms:
+            return Slice(tuple(found), None)
+        if len(found) == limit or seen == _LAPSED_SEEN_MAX:
+            return Slice(tuple(found), last)
+        seen, last = seen + 1, key
+        if state.is_hold_lapsed(tx, key[8:], records.HoldRow(renewed_at_ms, None), now_ms, terms):
+            found.append(Digest.from_sha256(key[8:40]))
+    return Slice(tuple(found), None)
+
+
+def list_holds(tx: Transaction, digest: Digest) -> list[Hold]:
+    """Every hold of a blob."""
+    raw = state.canonical(tx, digest)
+    found: list[Hold] = []
+    for key, row in state.holds(tx, raw) if raw is not None else ():
+        number = records.from_u32(key[32:])
+        found.append(
+            Hold(
+                Digest.from_sha256(key[:32]),
+                state.repository_name(tx, number),
+                row.renewed_at_ms,
+                state.activity(tx, number),
+                state.manifest_key_value(tx, row.last_referrer) if row.last_referrer else None,
+            )
+        )
+    return found
+
+
+def list_loose_manifests(
+    tx: Transaction,
+    before_ms: int,
+    after: bytes | None,
+    limit: int,
+    is_subject_gone: bool,  # noqa: FBT001
+) -> Slice[ManifestNode]:
+    """Manifests that lost tag, parent and subject before a time."""
+    kind = b"\x01" if is_subject_gone else b"\x00"
+    found: list[ManifestNode] = []
+    seen, last = 0, b""
+    for key, _ in tx.scan(Table.LOOSE_BY_TIME, after + b"\0" if after else kind):
+        if not key.startswith(kind) or records.from_u64(key[1:9]) > before_ms:
+            return Slice(tuple(found), None)
+        if seen == limit:
+            return Slice(tuple(found), last)
+        seen, last = seen + 1, key
+        row = state.get_manifest(tx, key[9:])
+        assert row is not None, key.hex()
+        each = node(tx, key[9:], row)
+        if each is not None:
+            found.append(each)
+    return Slice(tuple(found), None)
+
+
+def list_referrer_nodes(tx: Transaction, key: ManifestKey) -> list[ManifestNode]:
+    """The referrers of a manifest, as marking needs them."""
+    place = state.manifest_key(tx, key)
+    found: list[ManifestNode] = []
+    for referrer in references.referrers(tx, place) if place is not None else ():
+        row = state.get_manifest(tx, referrer)
+        each = node(tx, referrer, row) if row is not None else None
+        if each is not None:
+            found.append(each)
+    return found
+
+
+def list_due_trash(tx: Transaction, now_ms: int, after: bytes | None, limit: int) -> Slice[Trash]:
+    """All that is retiring, then what is due."""
+    found: list[Trash] = []
+    last = b""
+    for key, _ in tx.scan(Table.TRASH_BY_TIME, after + b"\0" if after else b""):
+        if records.from_u64(key[:8]) > now_ms:
+            return Slice(tuple(found), None)
+        if len(found) == limit:
+            return Slice(tuple(found), last)
+        last = key
+        row = state.get_trash(tx, key[8:])
+        assert row is not None, key.hex()
+        found.append(state.trash_value(key[8:], row))
+    return Slice(tuple(found), None)
+
+
+def find_trash(tx: Transaction, generation: Generation) -> Trash | None:
+    """One row of the trash."""
+    row = state.get_trash(tx, generation.key)
+    return state.trash_value(generation.key, row) if row is not None else None

@@ -1,0 +1,221 @@
+"""The embedded index: one LMDB environment on a local disk, shared by the processes of one host."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import functools
+import os
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Concatenate
+
+import lmdb
+
+from blobstore.errors import IndexMissing, IndexOnNetwork, IndexPoisoned, StorageFailed, StoreBusy
+from blobstore.index import _blobs, _collecting, _outbox, _references, _safety, _uploads
+from blobstore.index._ballast import BALLAST_BYTES, Ballast
+from blobstore.index._key_value import Arguments, KeyValueIndex, Result
+from blobstore.index._lmdb_transaction import LmdbTransaction
+from blobstore.index._mount import unsafe_filesystem
+from blobstore.index._tables import Table, Transaction
+from blobstore.index._writer import GroupWriter
+
+MAP_SIZE_BYTES = 256 * 1024**3
+"""Reserved once and sparse: growing a map that several processes share is where LMDB bindings went wrong before."""
+READERS_MAX = 1024
+_SCAN_THREADS = 2
+_OPEN_TRIES = 5
+
+_FREEING = frozenset({
+    _uploads.cancel_upload, _uploads.expire_upload, _uploads.close_intent, _blobs.delete_blob, _blobs.unpin_blob,
+    _references.delete_tag, _references.delete_manifest, _references.hide_repository, _references.continue_removals,
+    _collecting.drop_manifests, _collecting.condemn, _collecting.retire, _collecting.forget_trash, _collecting.save_run,
+    _collecting.undo_condemned, _outbox.trim_outbox, _safety.freeze, _safety.note_clock, _safety.note_orphan_scan,
+})  # fmt: skip
+"""Verbs that make room, or that a collection needs to get there."""
+
+
+class LmdbIndex(KeyValueIndex):
+    """An index in `path`, a directory. Open it after any fork; close it before the event loop ends.
+
+    Point reads run on the event loop (microseconds, no disk once cached); scans run in threads; all writes go through one
+    thread that syncs once for all verbs that wait (`sync=True`, `metasync=True`).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        exclusive: bool = False,
+        map_size_bytes: int = MAP_SIZE_BYTES,
+        ballast_bytes: int = BALLAST_BYTES,
+    ) -> None:
+        super().__init__()
+        self._path, self._exclusive = os.path.abspath(path), exclusive
+        self._map_size_bytes, self._ballast_bytes = map_size_bytes, ballast_bytes
+        self._env: lmdb.Environment | None = None
+        self._databases: list[Any] = []
+        self._writer: GroupWriter | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock: int | None = None
+        self._is_forked = False
+
+    @property
+    def path(self) -> str:
+        """The directory of the environment."""
+        return self._path
+
+    @property
+    def commits(self) -> int:
+        """How many synced transactions this process has committed."""
+        return self._writer.commits if self._writer is not None else 0
+
+    async def open(self, *, create: bool = False) -> None:
+        """See `Index.open`. With `exclusive`, refuses while anyone else has it open."""
+        assert self._env is None, "opened twice"
+        await asyncio.get_running_loop().run_in_executor(None, self._open, create)
+        _open_indexes.add(self)
+
+    def _open(self, create: bool) -> None:  # noqa: FBT001
+        unsafe = unsafe_filesystem(self._path)
+        if unsafe is not None:
+            raise IndexOnNetwork(
+                f"{self._path} is on {unsafe}, where LMDB's memory map is not safe; "
+                "put the index on a local disk with --index lmdb:///path or BLOBSTORE_INDEX"
+            )
+        if not create and not os.path.exists(os.path.join(self._path, "data.mdb")):
+            raise IndexMissing(
+                f"there is no index in {self._path}; if it was lost, `blobstore index rebuild` makes a new one from the store"
+            )
+        os.makedirs(self._path, mode=0o700, exist_ok=True)
+        self._lock = self._take_lock()
+        try:
+            self._env = self._open_environment()
+            self._databases = [self._env.open_db(table.name.encode()) for table in Table]
+            self._env.reader_check()
+            self._read(_safety.check_format)
+        except BaseException:
+            self._release()
+            raise
+        ballast = Ballast(os.path.join(self._path, "ballast"), self._ballast_bytes)
+        ballast.restore()
+        self._pool = ThreadPoolExecutor(_SCAN_THREADS, thread_name_prefix="blobstore-scan")
+        self._writer = GroupWriter(self._env, self._databases, self._minter, ballast)
+        self._writer.start()
+
+    def _take_lock(self) -> int:
+        """A lock that every process with the index open shares, and that a rebuild wants alone."""
+        handle = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_EX if self._exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            who = "a rebuild has" if not self._exclusive else "another process has"
+            raise StoreBusy(f"{who} the index {self._path} open; wait for it, or end it") from error
+        return handle
+
+    def _open_environment(self) -> lmdb.Environment:
+        for tried in range(1, _OPEN_TRIES + 1):
+            try:
+                return lmdb.open(
+                    self._path,
+                    map_size=self._map_size_bytes,
+                    max_dbs=len(Table),
+                    max_readers=READERS_MAX,
+                    mode=0o600,
+                )
+            except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
+                raise IndexMissing(
+                    f"{self._path} holds no index that can be read ({error}); `blobstore index rebuild` makes a new one"
+                ) from error
+            except lmdb.Error as error:
+                if "already open" in str(error):
+                    raise StoreBusy(f"this process has the index {self._path} open already") from error
+                # lmdb.h: opening can fail when another process opens or closes it at the same instant.
+                if tried == _OPEN_TRIES:
+                    raise StorageFailed(f"the index {self._path} can't be opened: {error}") from error
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        """See `Index.aclose`."""
+        if self._env is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._close)
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.stop()
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._release()
+
+    def _release(self) -> None:
+        if self._env is not None and not self._is_forked:
+            self._env.close()
+        if self._lock is not None:
+            os.close(self._lock)
+        self._env, self._writer, self._pool, self._lock = None, None, None, None
+
+    def _environment(self) -> lmdb.Environment:
+        if self._is_forked:
+            raise IndexPoisoned(
+                "the index was opened before this process was forked; open the store in the child instead"
+            )
+        if self._writer is not None and self._writer.poison is not None:
+            raise IndexPoisoned(self._writer.poison)
+        if self._env is None:
+            raise IndexPoisoned("the index is closed")
+        return self._env
+
+    def _read(
+        self,
+        verb: Callable[Concatenate[Transaction, Arguments], Result],
+        /,
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        try:
+            with self._environment().begin() as txn:
+                return verb(LmdbTransaction(txn, self._databases), *args, **kwargs)
+        except lmdb.PanicError as error:
+            raise IndexPoisoned(f"the index failed earlier ({error}); open the store in a new process") from error
+
+    async def _scan(
+        self,
+        verb: Callable[Concatenate[Transaction, Arguments], Result],
+        /,
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        self._environment()
+        read = functools.partial(self._read, verb, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, read)
+
+    async def _write(
+        self,
+        verb: Callable[Concatenate[Transaction, Arguments], Result],
+        /,
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        self._environment()
+        assert self._writer is not None
+        result: Result = await self._writer.submit(lambda tx: verb(tx, *args, **kwargs), frees=verb in _FREEING)
+        return result
+
+    def forget_after_fork(self) -> None:
+        """In a forked child: refuse everything, and keep the parent's environment untouched."""
+        self._is_forked = True
+
+
+_open_indexes: weakref.WeakSet[LmdbIndex] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # LMDB in a forked child works without an error and corrupts: nothing else would tell (reliability: fork guard).
+    for index in _open_indexes:
+        index.forget_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,267 @@
+"""The journal: what refers to what, also on the backend, before anyone is told that it is so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgpack
+import msgspec
+
+from blobstore.abc.backend import CHUNK_BYTES, Backend, read_all
+from blobstore.abc.index import Index
+from blobstore.digest import Digest
+from blobstore.errors import JournalDamaged, RepositoryUnknown, StoreFrozen
+from blobstore.layout import (
+    CHECKPOINT_PREFIX,
+    JOURNAL_PREFIX,
+    JournalName,
+    checkpoint_key,
+    journal_key,
+    parse_checkpoint_key,
+    parse_journal_key,
+)
+from blobstore.names import RepositoryName, TagName, UploadId
+from blobstore.references import Change, References, RowEncoder, apply_all, decode_rows
+
+ROWS_MAX = 10_000
+"""How many changes one journal object holds at most."""
+TRIM_EVERY_ROWS = 256
+CHECKPOINT_EVERY_OBJECTS = 1000
+CHECKPOINTS_KEPT = 2
+_SLICE = 1000
+
+
+class Journal:
+    """Carries the outbox of the index to the backend; one for each open store."""
+
+    def __init__(self, index: Index, backend: Backend) -> None:
+        self._index, self._backend = index, backend
+        self._lock = asyncio.Lock()
+        self._flushed = 0
+        self._trimmed = 0
+        self._objects_since_checkpoint = 0
+
+    @property
+    def is_checkpoint_due(self) -> bool:
+        """Whether this process has written so much that a checkpoint would spare the next rebuild some reading."""
+        return self._objects_since_checkpoint >= CHECKPOINT_EVERY_OBJECTS
+
+    async def settle(self, sequence: int) -> None:
+        """Return when the backend holds every change up to `sequence`. Whoever waits carries the others' too, those of a dead
+        process included."""
+        while self._flushed < sequence:
+            async with self._lock:
+                if self._flushed < sequence:
+                    await self._flush_some()
+
+    async def flush(self) -> None:
+        """Return when the backend holds every change made before the call."""
+        await self.settle((await self._index.guards()).sequence)
+
+    async def aclose(self) -> None:
+        """Forget the rows that are on the backend, so that the next process doesn't carry them again."""
+        if self._trimmed < self._flushed:
+            await self._index.trim_outbox(self._flushed)
+            self._trimmed = self._flushed
+
+    async def _flush_some(self) -> None:
+        known = (await self._index.guards()).sequence
+        rows = await self._index.list_outbox(self._flushed, ROWS_MAX)
+        if not rows:
+            # Another process carried and trimmed them.
+            self._flushed = max(self._flushed, known)
+            return
+        first, last = rows[0].sequence, rows[-1].sequence
+        encoder = RowEncoder()
+        pieces = [encoder.header("journal", first, last)]
+        pieces += [encoder.row([row.sequence, msgpack.unpackb(row.payload)]) for row in rows]
+        data = b"".join([*pieces, encoder.end()])
+        key = journal_key(first, last, self._index.unrecorded_generation())
+        is_new = await self._backend.put_new(key, data)
+        assert is_new, f"{key} was written before"
+        self._flushed = last
+        self._objects_since_checkpoint += 1
+        if self._flushed - self._trimmed >= TRIM_EVERY_ROWS:
+            await self._index.trim_outbox(self._flushed)
+            self._trimmed = self._flushed
+
+    async def checkpoint(self, now_ms: int) -> int:
+        """Write all references as one object and delete the journal objects that nobody needs any more; returns the sequence
+        it covers.
+
+        The scan goes in slices over a changing index. That is right all the same: a change sets a state, and every change
+        behind the sequence noted before the scan is replayed over it.
+        """
+        sequence = (await self._index.guards()).sequence
+        await self.settle(sequence)
+        upload_id = UploadId.random()
+        intent = await self._index.start_upload(upload_id, None, None, now_ms, "")
+        upload = await self._backend.open_upload(str(intent.generation))
+        try:
+            async for piece in self._pieces(sequence):
+                await upload.write(piece)
+            await upload.commit(checkpoint_key(sequence, intent.generation))
+        except BaseException:
+            await upload.abort()
+            raise
+        await self._index.close_intent(upload_id)
+        self._objects_since_checkpoint = 0
+        await self._delete_covered()
+        return sequence
+
+    async def _pieces(self, sequence: int) -> AsyncIterator[bytes]:
+        encoder = RowEncoder()
+        pieces = [encoder.header("checkpoint", sequence)]
+        size = 0
+        async for change in _all_changes(self._index):
+            pieces.append(encoder.row(change))
+            size += len(pieces[-1])
+            if size >= CHUNK_BYTES:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+        yield b"".join([*pieces, encoder.end()])
+
+    async def _delete_covered(self) -> None:
+        """The newest checkpoints stay, and every journal object that the oldest of those doesn't cover: should one be
+        damaged, the one before it still leads to today."""
+        found = [info.key async for info in self._backend.list(CHECKPOINT_PREFIX)]
+        kept = sorted(filter(None, map(parse_checkpoint_key, found)))[-CHECKPOINTS_KEPT:]
+        covered = kept[0] if len(kept) == CHECKPOINTS_KEPT else 0
+        doomed = [key for key in found if (parse_checkpoint_key(key) or covered) < covered]
+        async for info in self._backend.list(JOURNAL_PREFIX):
+            name = parse_journal_key(info.key)
+            if name is not None and name.last <= covered:
+                doomed.append(info.key)
+        batch = self._backend.properties.delete_batch_max
+        for at in range(0, len(doomed), batch):
+            await self._backend.delete(doomed[at : at + batch])
+
+
+async def check_not_ahead(index: Index, backend: Backend) -> None:
+    """Make sure that the backend's journal knows nothing that the index doesn't: at open, before condemning and before
+    deleting.
+
+    Raises:
+        StoreFrozen: it does, so the index is an older copy; it is frozen.
+    """
+    # List first, then read the index: what another process of this host adds in between is in both by then.
+    names = [name async for name in _journal_names(backend)]
+    sequence = (await index.guards()).sequence
+    ahead = [name for name in names if name.last > sequence]
+    if ahead:
+        why = f"the journal holds changes up to {max(name.last for name in ahead)}, the index only up to {sequence}"
+        await index.freeze(why)
+        raise StoreFrozen(f"{why}: the index is an older copy; `blobstore index rebuild` makes a new one")
+
+
+class Recovered(msgspec.Struct):
+    """What the journal and the checkpoints of a backend say."""
+
+    references: References
+    sequence: int
+    problems: list[str]
+
+
+async def recover(backend: Backend) -> Recovered:
+    """Replay the newest checkpoint that can be read, and each journal sequence behind it once, in order, up to the first gap."""
+    recovered = await _load_checkpoint(backend)
+    async for name in _journal_names(backend):
+        if name.last <= recovered.sequence:
+            continue
+        if name.first > recovered.sequence + 1:
+            recovered.problems.append(
+                f"the journal has a gap: {recovered.sequence + 1} to {name.first - 1} is missing; what follows is ignored"
+            )
+            break
+        try:
+            _, rows = decode_rows("journal", await read_all(backend, name.key), name.key)
+            _replay(recovered, rows, name.key)
+        except JournalDamaged as error:
+            # Another process may have carried the same rows in another object.
+            recovered.problems.append(str(error))
+    return recovered
+
+
+def _replay(recovered: Recovered, rows: list[Change], where: str) -> None:
+    for sequence, changes in rows:
+        if sequence == recovered.sequence + 1:
+            apply_all(recovered.references, changes, where)
+            recovered.sequence = sequence
+
+
+async def _load_checkpoint(backend: Backend) -> Recovered:
+    found = [info.key async for info in backend.list(CHECKPOINT_PREFIX)]
+    problems: list[str] = []
+    for key in sorted((key for key in found if parse_checkpoint_key(key) is not None), reverse=True):
+        references = References()
+        try:
+            header, changes = decode_rows("checkpoint", await read_all(backend, key), key)
+            apply_all(references, changes, key)
+        except JournalDamaged as error:
+            problems.append(str(error))
+            continue
+        return Recovered(references, int(header[0]), problems)
+    return Recovered(References(), 0, problems)
+
+
+async def _journal_names(backend: Backend) -> AsyncIterator[JournalName]:
+    async for info in backend.list(JOURNAL_PREFIX):
+        name = parse_journal_key(info.key)
+        if name is not None:
+            yield name
+
+
+async def _all_changes(index: Index) -> AsyncIterator[Change]:
+    """Every reference as the change that makes it; aliases first, as manifests may be named by them."""
+    pinned: Digest | None = None
+    while pins := await index.list_pins(pinned, _SLICE):
+        pinned = pins[-1]
+        for digest in pins:
+            yield ["pin", str(digest)]
+    async for change in _alias_changes(index):
+        yield change
+    async for change in _manifest_changes(index):
+        yield change
+    repository: RepositoryName | None = None
+    while names := await index.list_repositories(repository, _SLICE):
+        repository = names[-1]
+        for name in names:
+            async for change in _tag_changes(index, name):
+                yield change
+
+
+async def _manifest_changes(index: Index) -> AsyncIterator[Change]:
+    after: bytes | None = None
+    while True:
+        page = await index.scan_manifests(after, _SLICE)
+        for node in page.items:
+            record = node.record
+            repository, digest = record.key.repository, str(record.key.digest)
+            yield ["manifest", repository, digest, record.media_type, record.pushed_at_ms]
+        after = page.next
+        if after is None:
+            return
+
+
+async def _tag_changes(index: Index, repository: RepositoryName) -> AsyncIterator[Change]:
+    tag: TagName | None = None
+    try:
+        while tags := await index.list_tags(repository, tag, _SLICE):
+            tag = tags[-1].tag
+            for entry in tags:
+                yield ["tag", repository, entry.tag, str(entry.digest), entry.updated_at_ms]
+    except RepositoryUnknown:
+        # Removed while we scanned; the change that says so stands behind this checkpoint.
+        return
+
+
+async def _alias_changes(index: Index) -> AsyncIterator[Change]:
+    after: bytes | None = None
+    while True:
+        page = await index.scan_aliases(after, _SLICE)
+        for alias in page.items:
+            yield ["alias", str(alias.alias), str(alias.digest)]
+        after = page.next
+        if after is None:
+            return

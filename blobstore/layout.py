@@ -1,0 +1,84 @@
+"""The names that lie on a backend (docs/storage.md, The tree on the backend). Pure text, no I/O."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from blobstore.digest import Digest
+from blobstore.generation import Generation
+
+MARKER_KEY = "blobstore.json"
+BLOBS_PREFIX = "blobs/sha256/"
+UPLOADS_PREFIX = "uploads/"
+JOURNAL_PREFIX = "journal/"
+CHECKPOINT_PREFIX = "checkpoint/"
+FORMAT_VERSION = 1
+
+_BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})\.([0-9a-f]{32})", re.ASCII)
+_JOURNAL = re.compile(r"journal/([0-9]{20})-([0-9]{20})\.([0-9a-f]{32})", re.ASCII)
+_CHECKPOINT = re.compile(r"checkpoint/([0-9]{20})\.([0-9a-f]{32})", re.ASCII)
+
+
+class BlobName(msgspec.Struct, frozen=True):
+    """What the name of a blob's bytes says."""
+
+    digest: Digest
+    generation: Generation
+
+
+class JournalName(msgspec.Struct, frozen=True):
+    """What the name of a journal object says: it holds every sequence from `first` to `last`."""
+
+    key: str
+    first: int
+    last: int
+
+
+def blob_key(digest: Digest, generation: Generation) -> str:
+    """Where the bytes of one generation of a blob lie."""
+    hexed = digest.hex
+    return f"{BLOBS_PREFIX}{hexed[:2]}/{hexed}.{generation}"
+
+
+def parse_blob_key(key: str) -> BlobName | None:
+    """What a key says if it is a blob's, else None: it is not a name of ours."""
+    match = _BLOB.fullmatch(key)
+    if match is None:
+        return None
+    generation = Generation.parse(match[3])
+    assert generation is not None, key
+    return BlobName(Digest.from_sha256(bytes.fromhex(match[2])), generation)
+
+
+def upload_key(generation: Generation) -> str:
+    """Where a file system keeps the bytes of an open upload."""
+    return f"{UPLOADS_PREFIX}{generation}"
+
+
+def parse_upload_key(key: str) -> Generation | None:
+    """The generation of an open upload's bytes, or None."""
+    return Generation.parse(key.removeprefix(UPLOADS_PREFIX)) if key.startswith(UPLOADS_PREFIX) else None
+
+
+def journal_key(first: int, last: int, generation: Generation) -> str:
+    """Where the journal object of a range of sequences lies; zero-padded, so that a listing is in order."""
+    return f"{JOURNAL_PREFIX}{first:020d}-{last:020d}.{generation}"
+
+
+def parse_journal_key(key: str) -> JournalName | None:
+    """The range a journal object's name tells, or None."""
+    match = _JOURNAL.fullmatch(key)
+    return JournalName(key, int(match[1]), int(match[2])) if match else None
+
+
+def checkpoint_key(sequence: int, generation: Generation) -> str:
+    """Where the checkpoint that covers every sequence up to `sequence` lies."""
+    return f"{CHECKPOINT_PREFIX}{sequence:020d}.{generation}"
+
+
+def parse_checkpoint_key(key: str) -> int | None:
+    """The sequence a checkpoint's name tells, or None."""
+    match = _CHECKPOINT.fullmatch(key)
+    return int(match[1]) if match else None

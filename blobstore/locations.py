@@ -1,0 +1,67 @@
+"""Where a store and its index are: URLs read into values. Pure."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from blobstore.errors import ConfigInvalid
+
+DEFAULT_STORE = "./blobstore-data"
+_LATER = {"nas": "NAS", "s3": "S3", "oss": "Aliyun OSS"}
+
+
+class FilesystemLocation(msgspec.Struct, frozen=True):
+    """A directory of this machine."""
+
+    path: str
+
+    @property
+    def default_index_path(self) -> str:
+        """Where its index is unless something else is said."""
+        return os.path.join(self.path, "index")
+
+
+class LmdbLocation(msgspec.Struct, frozen=True):
+    """The directory of an LMDB index."""
+
+    path: str
+
+
+def parse_store_url(text: str) -> FilesystemLocation:
+    """A path or a URL.
+
+    Raises:
+        ConfigInvalid: of a kind unknown or not supported by this version.
+    """
+    if not text:
+        raise ConfigInvalid("the store's URL is empty; give a path, or file:///path")
+    scheme, path = _split(text)
+    if scheme in ("", "file"):
+        return FilesystemLocation(os.path.abspath(path))
+    if scheme in _LATER:
+        raise ConfigInvalid(f"{text!r}: this version has no {_LATER[scheme]} backend; use a path or file:///path")
+    raise ConfigInvalid(f"{text!r}: {scheme}:// is no kind of store; use a path or file:///path")
+
+
+def parse_index_url(text: str) -> LmdbLocation:
+    """A path or an `lmdb:///path`.
+
+    Raises:
+        ConfigInvalid: of a kind unknown or not supported by this version.
+    """
+    scheme, path = _split(text)
+    if scheme not in ("", "lmdb") or not path:
+        raise ConfigInvalid(f"{text!r} is no index; use lmdb:///path")
+    return LmdbLocation(os.path.abspath(path))
+
+
+def _split(text: str) -> tuple[str, str]:
+    if "://" not in text:
+        return "", text
+    parts = urlsplit(text)
+    if parts.scheme in ("file", "lmdb") and (parts.netloc not in ("", "localhost") or not parts.path.startswith("/")):
+        raise ConfigInvalid(f"{text!r}: write {parts.scheme}:///absolute/path, with three slashes")
+    return parts.scheme, unquote(parts.path)

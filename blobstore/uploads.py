@@ -1,0 +1,337 @@
+"""Uploads: bytes on their way to becoming a blob, hashed while they are written, resumable in another process."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+from types import TracebackType
+from typing import Self
+
+import blake3
+import msgspec
+
+from blobstore.abc.backend import CHUNK_BYTES, BackendUpload
+from blobstore.abc.records import BlobState, CommitOutcome, Committed, Content, Intent
+from blobstore.descriptor import Descriptor
+from blobstore.digest import Algorithm, Digest
+from blobstore.errors import BlobstoreError, DigestMismatch, KeyUnknown, SizeMismatch, UploadInterrupted, UploadUnknown
+from blobstore.events import BlobPushed
+from blobstore.hashing import INLINE_HASH_MAX_BYTES, Sha256, new_sha256, resume_sha256
+from blobstore.layout import blob_key
+from blobstore.names import RepositoryName, UploadId
+from blobstore.parts import Parts
+from blobstore.pool import Lane, WorkerPool
+
+OCTET_STREAM = "application/octet-stream"
+_WHOLE_CHUNK_MIN_BYTES = 256 * 1024
+
+
+class Upload:
+    """One session of an upload; belongs to one task. Leaving it without a commit keeps it resumable.
+
+    Up to `CHUNK_BYTES` stay in memory; what is more goes to the backend while it is hashed, sha256 and blake3 side by side,
+    each in a thread of its own.
+    """
+
+    def __init__(self, parts: Parts, intent: Intent, *, is_pinned: bool = False) -> None:
+        self._parts, self._intent, self._is_pinned = parts, intent, is_pinned
+        self._hashes = _Hashes(parts.hash_pool)
+        self._staged: BackendUpload | None = None
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._handed_over = 0
+        self._renewed_ms = parts.clock.monotonic_ms()
+        self._is_over = False
+        self._published: list[str] = []
+
+    @property
+    def upload_id(self) -> UploadId:
+        """What `Repository.resume_upload` takes."""
+        return self._intent.upload
+
+    @property
+    def offset(self) -> int:
+        """How many bytes were taken."""
+        return self._handed_over + self._pending_bytes
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes; waits while the disk is behind.
+
+        Raises:
+            StorageFull: what was written before stays resumable.
+            UploadInterrupted: the upload was expired or cancelled meanwhile.
+        """
+        assert not self._is_over, "this upload is over"
+        await self._renew()
+        # bytes can't change under us; anything else is copied, as its owner may reuse it.
+        piece = data if isinstance(data, bytes) else bytes(data)
+        if not self._pending and len(piece) >= _WHOLE_CHUNK_MIN_BYTES:
+            await self._hand_over(piece)
+            return
+        self._pending.append(piece)
+        self._pending_bytes += len(piece)
+        if self._pending_bytes >= CHUNK_BYTES:
+            await self._hand_over_pending()
+
+    async def commit(self, digest: Digest | None = None, size_bytes: int | None = None) -> Descriptor:
+        """Make the bytes a blob, durably, and promise it to the repository; returns its sha256 digest and size.
+
+        Raises:
+            DigestMismatch, SizeMismatch: the bytes are not what was announced; the upload is over.
+            UploadInterrupted: the upload was expired or cancelled meanwhile.
+            StorageFull: the upload is over, nothing is visible.
+        """
+        assert not self._is_over, "this upload is over"
+        try:
+            content = await self._content(digest, size_bytes)
+            committed = await self._settle(content)
+        except BaseException:
+            with contextlib.suppress(BlobstoreError):
+                # The first error is the one to tell; an intent that stays is expired later.
+                await self._abandon()
+            raise
+        self._is_over = True
+        self._parts.cleaner.add(committed.trash)
+        await self._parts.journal.settle(committed.sequence)
+        was_present = committed.outcome is not CommitOutcome.STORED
+        self._parts.events(BlobPushed(self._intent.repository, content.digest, content.size_bytes, was_present))
+        return Descriptor(OCTET_STREAM, content.digest, content.size_bytes)
+
+    async def cancel(self) -> None:
+        """Drop the bytes. Repeatable."""
+        if not self._is_over:
+            await self._abandon()
+
+    async def aclose(self) -> None:
+        """Make the bytes durable and note how far they go, so that another session can go on. Repeatable."""
+        if self._is_over:
+            return
+        self._is_over = True
+        try:
+            await self._hand_over_pending()
+            await self._hashes.drain()
+        finally:
+            if self._staged is not None:
+                await self._staged.aclose()
+        await self._parts.index.renew_upload(
+            self._intent.upload,
+            self._parts.clock.now_ms(),
+            self._parts.terms,
+            offset=self._handed_over,
+            hash_state=self._hashes.save(),
+            boot=boot_id(),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.aclose()
+            return
+        try:
+            await self.aclose()
+        except BlobstoreError:
+            # The body's error is the one to tell; what couldn't be saved is hashed again when the upload is resumed.
+            return
+
+    async def _renew(self) -> None:
+        now_ms = self._parts.clock.monotonic_ms()
+        if now_ms - self._renewed_ms < self._parts.terms.renew_ms:
+            return
+        self._renewed_ms = now_ms
+        wall_ms = self._parts.clock.now_ms()
+        if not await self._parts.index.renew_upload(self._intent.upload, wall_ms, self._parts.terms, boot=boot_id()):
+            await self._abandon()
+            raise UploadInterrupted(f"upload {self._intent.upload} was expired or cancelled; start anew")
+
+    async def _hand_over_pending(self) -> None:
+        if self._pending:
+            piece = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+            self._pending, self._pending_bytes = [], 0
+            await self._hand_over(piece)
+
+    async def _hand_over(self, piece: bytes) -> None:
+        if self._staged is None:
+            self._staged = await self._parts.backend.open_upload(str(self._intent.generation))
+        self._handed_over += len(piece)
+        await self._hashes.update(piece)
+        await self._staged.write(piece)
+
+    async def _content(self, claimed: Digest | None, size_bytes: int | None) -> Content:
+        if size_bytes is not None and size_bytes != self.offset:
+            raise SizeMismatch(f"upload {self._intent.upload}", size_bytes, self.offset)
+        if self._staged is not None:
+            await self._hand_over_pending()
+        else:
+            await self._hashes.update_small(self._pending)
+        content = await self._hashes.content(self.offset)
+        if claimed is None or claimed == content.digest:
+            return content
+        if claimed.algorithm is Algorithm.SHA256:
+            raise DigestMismatch(claimed, content.digest)
+        actual = await self._hash_as(claimed.algorithm, content)
+        if actual != claimed:
+            raise DigestMismatch(claimed, actual)
+        return msgspec.structs.replace(content, aliases=(claimed,))
+
+    async def _hash_as(self, algorithm: Algorithm, content: Content) -> Digest:
+        """The digest a client asks for only now; the bytes are read again unless it is known already."""
+        if algorithm is Algorithm.BLAKE3 and content.blake3 is not None:
+            return Digest(algorithm, content.blake3)
+        hasher = blake3.blake3() if algorithm is Algorithm.BLAKE3 else hashlib.sha512()
+        if self._staged is None:
+            for piece in self._pending:
+                hasher.update(piece)
+        else:
+            await self._staged.drain()
+            async for chunk in self._staged.read(0, self._handed_over):
+                await self._parts.hash_pool.finish(hasher.update, chunk)
+        return Digest(algorithm, hasher.digest())
+
+    async def _settle(self, content: Content) -> Committed:
+        """Publish if the bytes are needed, never if they aren't, and commit."""
+        index, names = self._parts.index, list[str]()
+        known = await index.find_blob(content.digest)
+        if known is None or known.state is BlobState.SUSPECT:
+            names = [await self._publish(content.digest)]
+        committed = await self._commit(content, names)
+        if committed.outcome is CommitOutcome.NOT_PUBLISHED:
+            # It was there when we asked, and was collected since.
+            committed = await self._commit(content, [await self._publish(content.digest)])
+        if committed.outcome is CommitOutcome.INTERRUPTED:
+            self._parts.cleaner.add(committed.trash)
+            raise UploadInterrupted(f"upload {self._intent.upload} was expired or cancelled; start anew")
+        if self._staged is not None:
+            # A duplicate's bytes; nothing after a publication.
+            await self._staged.abort()
+        return committed
+
+    async def _commit(self, content: Content, names: list[str]) -> Committed:
+        now_ms = self._parts.clock.now_ms()
+        return await self._parts.index.commit_blob(self._intent, content, names, now_ms, is_pinned=self._is_pinned)
+
+    async def _publish(self, digest: Digest) -> str:
+        key = blob_key(digest, self._intent.generation)
+        self._published = [key]
+        if self._staged is not None:
+            await self._staged.commit(key)
+        else:
+            is_new = await self._parts.backend.put_new(key, b"".join(self._pending))
+            assert is_new, f"{key} was written before"
+        return key
+
+    async def _abandon(self) -> None:
+        self._is_over = True
+        if self._staged is not None:
+            await self._staged.abort()
+        now_ms = self._parts.clock.now_ms()
+        trash = await self._parts.index.cancel_upload(self._intent.upload, now_ms, self._published)
+        self._parts.cleaner.add(trash.generation if trash is not None else None)
+
+    async def _resume(self) -> None:
+        """Take up the bytes another session left, and hash what its saved state doesn't cover."""
+        intent = self._intent
+        try:
+            self._staged = await self._parts.backend.open_upload(str(intent.generation), resume=True)
+        except KeyUnknown as error:
+            if intent.offset:
+                raise UploadUnknown(f"the bytes of upload {intent.upload} are gone; start anew") from error
+            return
+        # Bytes written since they were last synced are whole as long as the machine has not been down since.
+        offset = self._staged.offset
+        trusted = offset if intent.boot == boot_id() else min(offset, intent.offset)
+        if trusted < offset:
+            await self._staged.truncate(trusted)
+        start = self._hashes.resume(intent.hash_state, intent.offset) if intent.offset <= trusted else 0
+        async for chunk in self._staged.read(start, trusted):
+            await self._hashes.update(chunk)
+        await self._hashes.drain()
+        self._handed_over = trusted
+
+
+async def start_upload(
+    parts: Parts, repository: RepositoryName | None, digest: Digest | None, *, is_pinned: bool = False
+) -> Upload:
+    """Begin an upload; with its digest, if that is known, its bytes have a name from the start."""
+    known = digest if digest is not None and digest.algorithm is Algorithm.SHA256 else None
+    intent = await parts.index.start_upload(UploadId.random(), repository, known, parts.clock.now_ms(), boot_id())
+    return Upload(parts, intent, is_pinned=is_pinned)
+
+
+async def resume_upload(parts: Parts, repository: RepositoryName, upload: UploadId) -> Upload:
+    """Go on with an upload of this repository.
+
+    Raises:
+        UploadUnknown: there is none of that id here.
+        UploadBusy: another session writes to it.
+    """
+    intent = await parts.index.find_upload(upload)
+    if intent is None or intent.repository != repository:
+        raise UploadUnknown(f"{repository} has no open upload {upload}")
+    resumed = Upload(parts, intent)
+    await resumed._resume()  # noqa: SLF001 - its own second half
+    return resumed
+
+
+@functools.cache
+def boot_id() -> str:
+    """Changes whenever the machine starts: what the page cache held then is gone."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+class _Hashes:
+    """sha256 and blake3 of the same bytes, each in its own lane."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pool = pool
+        self._sha256: Sha256 = new_sha256()
+        # blake3's state can't be saved: None in an upload that was resumed with a saved state.
+        self._blake3: blake3.blake3 | None = blake3.blake3()
+        self._lanes = Lane(pool), Lane(pool)
+
+    async def update(self, piece: bytes) -> None:
+        """Hash a piece, off the event loop; may run behind."""
+        await self._lanes[0].put(functools.partial(self._sha256.update, piece))
+        if self._blake3 is not None:
+            await self._lanes[1].put(functools.partial(self._blake3.update, piece))
+
+    async def update_small(self, pieces: list[bytes]) -> None:
+        """Hash a small blob: where it is called if it is very small, in one hop otherwise."""
+        if sum(map(len, pieces)) <= INLINE_HASH_MAX_BYTES:
+            self._update_all(pieces)
+        else:
+            await self._pool.finish(self._update_all, pieces)
+
+    def _update_all(self, pieces: list[bytes]) -> None:
+        for piece in pieces:
+            self._sha256.update(piece)
+            if self._blake3 is not None:
+                self._blake3.update(piece)
+
+    async def drain(self) -> None:
+        """Wait until all is hashed."""
+        for lane in self._lanes:
+            await lane.drain()
+
+    async def content(self, size_bytes: int) -> Content:
+        """What all bytes hash to."""
+        await self.drain()
+        blake3_digest = self._blake3.digest() if self._blake3 is not None else None
+        return Content(Digest.from_sha256(self._sha256.digest()), size_bytes, blake3_digest)
+
+    def save(self) -> bytes | None:
+        """The sha256 state, after `drain`."""
+        return self._sha256.save()
+
+    def resume(self, state: bytes | None, hashed_bytes: int) -> int:
+        """Go on from a saved state; returns from which offset the bytes must still be hashed."""
+        found = resume_sha256(state, hashed_bytes) if state else None
+        if found is None or hashed_bytes == 0:
+            return 0
+        self._sha256, self._blake3 = found, None
+        return hashed_bytes
