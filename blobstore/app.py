@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from blobstore.backends.filesystem import FilesystemBackend
-from blobstore.clock import Clock
+from blobstore.clock import Clock, SystemClock, iso_utc
 from blobstore.events import EventSink, discard
-from blobstore.index.lmdb import LmdbIndex
+from blobstore.gc import Collector, GcPolicy
+from blobstore.index.lmdb import LmdbIndex, exclusive_lock
 from blobstore.locations import FilesystemLocation, LmdbLocation, parse_index_url, parse_store_url
 from blobstore.promises import HoldTerms
+from blobstore.rebuild import RebuildReport, finish, rebuild
+from blobstore.reconcile import find_orphans
 from blobstore.store import Store
 
 
@@ -60,3 +66,56 @@ def make_backend(location: FilesystemLocation) -> FilesystemBackend:
 def index_location(url: str, index: str | None) -> LmdbLocation:
     """Where the index of a store is."""
     return parse_index_url(index) if index else LmdbLocation(parse_store_url(url).default_index_path)
+
+
+def make_collector(store: Store, policy: GcPolicy | None = None, *, events: EventSink = discard) -> Collector:
+    """A collector of an open store, which also looks for what crashes left behind when there is reason to."""
+
+    async def find() -> int:
+        return (await find_orphans(store.index, store.backend, store.parts.clock, events)).orphans
+
+    return Collector(store.index, store.backend, policy, clock=store.parts.clock, events=events, find_orphans=find)
+
+
+async def rebuild_index(
+    url: str, *, index: str | None = None, clock: Clock | None = None, events: EventSink = discard
+) -> RebuildReport:
+    """Make a new index from what lies on the backend. The old one, if there is any, is moved aside.
+
+    Raises:
+        StoreBusy: a process has the old index open.
+        StoreUnknown: no store lies there.
+    """
+    clock = clock or SystemClock()
+    path = index_location(url, index).path
+    backend = make_backend(parse_store_url(url))
+    fresh = f"{path}.rebuild"
+    await backend.open()
+    try:
+        await asyncio.to_thread(os.makedirs, os.path.dirname(path), exist_ok=True)
+        async with exclusive_lock(path):
+            # What an earlier rebuild left when it died.
+            await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
+            new = LmdbIndex(fresh)
+            await new.open(create=True)
+            try:
+                report, identity = await rebuild(backend, new, clock, events)
+            finally:
+                await new.aclose()
+            await asyncio.to_thread(_swap, path, fresh, iso_utc(clock.now_ms()).replace(":", ""))
+            await finish(backend, identity)
+    finally:
+        await backend.aclose()
+    return report
+
+
+def _swap(path: str, fresh: str, when: str) -> None:
+    if os.path.exists(path):
+        os.rename(path, f"{path}.old-{when}")
+    os.rename(fresh, path)
+    os.unlink(f"{fresh}.lock")
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -146,7 +146,7 @@ async def check_not_ahead(index: Index, backend: Backend) -> None:
         StoreFrozen: it does, so the index is an older copy; it is frozen.
     """
     # List first, then read the index: what another process of this host adds in between is in both by then.
-    names = [name async for name in _journal_names(backend)]
+    names = [name async for name in list_journal(backend)]
     sequence = (await index.guards()).sequence
     ahead = [name for name in names if name.last > sequence]
     if ahead:
@@ -166,7 +166,7 @@ class Recovered(msgspec.Struct):
 async def recover(backend: Backend) -> Recovered:
     """Replay the newest checkpoint that can be read, and each journal sequence behind it once, in order, up to the first gap."""
     recovered = await _load_checkpoint(backend)
-    async for name in _journal_names(backend):
+    async for name in list_journal(backend):
         if name.last <= recovered.sequence:
             continue
         if name.first > recovered.sequence + 1:
@@ -205,7 +205,8 @@ async def _load_checkpoint(backend: Backend) -> Recovered:
     return Recovered(References(), 0, problems)
 
 
-async def _journal_names(backend: Backend) -> AsyncIterator[JournalName]:
+async def list_journal(backend: Backend) -> AsyncIterator[JournalName]:
+    """The names of all journal objects, in order of their first sequence."""
     async for info in backend.list(JOURNAL_PREFIX):
         name = parse_journal_key(info.key)
         if name is not None:
@@ -239,6 +240,8 @@ async def _manifest_changes(index: Index) -> AsyncIterator[Change]:
             record = node.record
             repository, digest = record.key.repository, str(record.key.digest)
             yield ["manifest", repository, digest, record.media_type, record.pushed_at_ms]
+            if record.is_subject_gone and record.subject is not None:
+                yield ["gone", repository, str(record.subject)]
         after = page.next
         if after is None:
             return

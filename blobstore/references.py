@@ -20,7 +20,7 @@ _CHECK_BYTES = 32
 
 Change = list[Any]
 """One of: manifest REPOSITORY DIGEST MEDIA-TYPE PUSHED-AT · tag REPOSITORY TAG DIGEST UPDATED-AT · untag REPOSITORY TAG ·
-delete REPOSITORY DIGEST · remove REPOSITORY · pin DIGEST · unpin DIGEST · alias ALIAS DIGEST."""
+delete REPOSITORY DIGEST · gone REPOSITORY SUBJECT · remove REPOSITORY · pin DIGEST · unpin DIGEST · alias ALIAS DIGEST."""
 
 
 class ManifestEntry(msgspec.Struct, frozen=True):
@@ -38,10 +38,11 @@ class TagTarget(msgspec.Struct, frozen=True):
 
 
 class RepositoryReferences(msgspec.Struct):
-    """The manifests and tags of one repository."""
+    """The manifests and tags of one repository, and the digests of manifests that were here and went."""
 
     manifests: dict[Digest, ManifestEntry]
     tags: dict[TagName, TagTarget]
+    gone: set[Digest]
 
 
 class References:
@@ -68,6 +69,8 @@ class References:
                 self._of(repository).tags.pop(TagName.parse(tag), None)
             case ["delete", str(repository), str(digest)]:
                 self._delete(self._of(repository), Digest.parse(digest))
+            case ["gone", str(repository), str(subject)]:
+                self._of(repository).gone.add(Digest.parse(subject))
             case ["remove", str(repository)]:
                 self.repositories.pop(RepositoryName.parse(repository), None)
             case ["pin", str(digest)]:
@@ -83,12 +86,13 @@ class References:
         name = RepositoryName.parse(repository)
         found = self.repositories.get(name)
         if found is None:
-            found = self.repositories[name] = RepositoryReferences({}, {})
+            found = self.repositories[name] = RepositoryReferences({}, {}, set())
         return found
 
     @staticmethod
     def _delete(repository: RepositoryReferences, digest: Digest) -> None:
         repository.manifests.pop(digest, None)
+        repository.gone.add(digest)
         for tag in [tag for tag, target in repository.tags.items() if target.digest == digest]:
             del repository.tags[tag]
 

@@ -88,19 +88,19 @@ class Store:
         try:
             await self._parts.backend.open()
             marker = await read_marker(self._parts.backend)
-            if marker is None and not create:
-                raise StoreUnknown(f"there is no store at {self._parts.backend.location}; `blobstore init` makes one")
-            if marker is None:
-                await self._make()
-            else:
+            if marker is not None:
                 await self._join(marker)
+            else:
+                await self._make(is_wanted=create)
         except BaseException:
             await self._release()
             raise
         await self._look_for_older_copy()
 
-    async def _make(self) -> None:
+    async def _make(self, *, is_wanted: bool) -> None:
         """Index first, marker last: a crash in between leaves an index that the next try takes up."""
+        if not is_wanted:
+            raise StoreUnknown(f"there is no store at {self._parts.backend.location}; `blobstore init` makes one")
         await self._parts.backend.prepare()
         await self._parts.index.open(create=True)
         identity = await self._parts.index.identity()

@@ -26,6 +26,8 @@ class BackendProperties(msgspec.Struct, frozen=True):
     part_size_min_bytes: int = 0
     late_requests_s: int = 0
     """How long after its sender died a request may still take effect; 0 on a file system of this machine."""
+    recheck_s: float = 60
+    """How long to wait before what seemed missing is looked at again."""
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):

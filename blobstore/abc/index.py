@@ -36,6 +36,7 @@ from blobstore.abc.records import (
     RunRecord,
     Seen,
     Slice,
+    Standing,
     TagEntry,
     Totals,
     Trash,
@@ -276,8 +277,8 @@ class CollectorIndex(abc.ABC):
     async def scan_unreferenced(
         self, after: bytes | None, limit: int, dropped: AbstractSet[bytes], spared: AbstractSet[bytes]
     ) -> Slice[Unreferenced]:
-        """Look at up to `limit` blobs in order of digest, and return those whose every edge comes from a record whose token is
-        in `dropped` or `spared`: the anti-join of blobs and edges.
+        """Look at up to `limit` blobs in order of digest, and return those whose every edge, if they have any, comes from a
+        record whose token is in `dropped` or `spared`: the anti-join of blobs and edges.
 
         Raises:
             IndexDamaged: an edge points at a blob that has no row.
@@ -306,8 +307,17 @@ class CollectorIndex(abc.ABC):
         """Manifests that lost tag, parent and subject before a time, oldest first."""
 
     @abc.abstractmethod
-    async def list_due_trash(self, now_ms: int, after: bytes | None, limit: int) -> Slice[Trash]:
-        """All that is retiring, then the trash whose time has come, oldest first."""
+    async def standings(self, digests: Sequence[Digest], now_ms: int, terms: HoldTerms) -> Sequence[Standing]:
+        """What keeps each of some blobs; those without a row are left out."""
+
+    @abc.abstractmethod
+    async def sweep_holds(self, now_ms: int, terms: HoldTerms, after: bytes | None, limit: int) -> bytes | None:
+        """Look at up to `limit` lapsed holds, oldest first, and remove those of blobs that an edge or another hold keeps; where
+        to go on, None at the end."""
+
+    @abc.abstractmethod
+    async def list_due_trash(self, now_ms: int, terms: HoldTerms, after: bytes | None, limit: int) -> Slice[Trash]:
+        """All that is retiring, then the trash whose time has come and that `retire` would not give back, oldest first."""
 
     @abc.abstractmethod
     async def list_referrer_nodes(self, key: ManifestKey) -> Sequence[ManifestNode]:
@@ -418,7 +428,7 @@ class SafetyIndex(abc.ABC):
 
     @abc.abstractmethod
     async def restore_manifest(
-        self, repository: RepositoryName, manifest: Manifest, pushed_at_ms: int, now_ms: int
+        self, repository: RepositoryName, manifest: Manifest, pushed_at_ms: int, now_ms: int, *, is_subject_gone: bool
     ) -> Sequence[Digest]:
         """Rebuild: insert a record and its edges without checks; children whose bytes are lost become suspect blobs, and are
         returned."""

@@ -160,10 +160,22 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Unreferenced(msgspec.Struct, frozen=True):
-    """A blob that no manifest keeps but those about to go; `is_spared`: nor those that a flag would let go."""
+    """A blob that no manifest keeps but dropped or spared ones, if any do: see `CollectorIndex.scan_unreferenced`."""
 
     blob: Blob
+    is_dropped: bool
     is_spared: bool
+    last_referrer: ManifestKey | None
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What keeps a blob at one moment. `held_until_ms` is the end of its longest hold, 0 without one."""
+
+    blob: Blob
+    has_edge: bool
+    is_held: bool
+    held_until_ms: int
+    last_referrer: ManifestKey | None
 
 
 class ReferencedBlob(msgspec.Struct, frozen=True):

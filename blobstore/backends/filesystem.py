@@ -33,7 +33,7 @@ class FilesystemBackend(Backend):
     @property
     def properties(self) -> BackendProperties:
         """See `Backend.properties`."""
-        return BackendProperties(name="filesystem")
+        return BackendProperties(name="filesystem", recheck_s=1)
 
     @property
     def location(self) -> str:

@@ -22,7 +22,7 @@ class MemoryBackend(Backend):
     @property
     def properties(self) -> BackendProperties:
         """See `Backend.properties`."""
-        return BackendProperties(name="memory")
+        return BackendProperties(name="memory", recheck_s=0)
 
     @property
     def location(self) -> str:

@@ -110,6 +110,26 @@ def condemn(
     return Condemned(tuple(going), swept)
 
 
+def sweep_holds(tx: Transaction, now_ms: int, terms: HoldTerms, after: bytes | None, limit: int) -> bytes | None:
+    """Remove lapsed holds that no longer keep anything."""
+    keys: list[bytes] = []
+    end: bytes | None = None
+    for key, _ in tx.scan(Table.HOLDS_BY_TIME, after + b"\0" if after else b""):
+        if records.from_u64(key[:8]) + terms.term_ms > now_ms:
+            break
+        keys.append(key)
+        if len(keys) == limit:
+            end = key
+            break
+    for key in keys:
+        raw = key[8:40]
+        lapsed, is_held = _split_holds(tx, raw, now_ms, terms)
+        if is_held or state.has_edge(tx, raw):
+            for hold_key, hold in lapsed:
+                state.delete_hold(tx, hold_key, hold)
+    return end
+
+
 def _split_holds(
     tx: Transaction, raw: bytes, now_ms: int, terms: HoldTerms
 ) -> tuple[list[tuple[bytes, records.HoldRow]], bool]:

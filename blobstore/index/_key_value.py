@@ -32,6 +32,7 @@ from blobstore.abc.records import (
     RunRecord,
     Seen,
     Slice,
+    Standing,
     TagEntry,
     Totals,
     Trash,
@@ -297,9 +298,17 @@ class KeyValueIndex(Index):
         """See `CollectorIndex.list_loose_manifests`."""
         return await self._scan(_scanning.list_loose_manifests, before_ms, after, limit, is_subject_gone)
 
-    async def list_due_trash(self, now_ms: int, after: bytes | None, limit: int) -> Slice[Trash]:
+    async def standings(self, digests: Sequence[Digest], now_ms: int, terms: HoldTerms) -> Sequence[Standing]:
+        """See `CollectorIndex.standings`."""
+        return await self._scan(_scanning.standings, digests, now_ms, terms)
+
+    async def sweep_holds(self, now_ms: int, terms: HoldTerms, after: bytes | None, limit: int) -> bytes | None:
+        """See `CollectorIndex.sweep_holds`."""
+        return await self._write(_collecting.sweep_holds, now_ms, terms, after, limit)
+
+    async def list_due_trash(self, now_ms: int, terms: HoldTerms, after: bytes | None, limit: int) -> Slice[Trash]:
         """See `CollectorIndex.list_due_trash`."""
-        return await self._scan(_scanning.list_due_trash, now_ms, after, limit)
+        return await self._scan(_scanning.list_due_trash, now_ms, terms, after, limit)
 
     async def list_referrer_nodes(self, key: ManifestKey) -> Sequence[ManifestNode]:
         """See `CollectorIndex.list_referrer_nodes`."""
@@ -407,10 +416,10 @@ class KeyValueIndex(Index):
         await self._write(_safety.restore_epochs, high)
 
     async def restore_manifest(
-        self, repository: RepositoryName, manifest: Manifest, pushed_at_ms: int, now_ms: int
+        self, repository: RepositoryName, manifest: Manifest, pushed_at_ms: int, now_ms: int, *, is_subject_gone: bool
     ) -> Sequence[Digest]:
         """See `SafetyIndex.restore_manifest`."""
-        return await self._write(_safety.restore_manifest, repository, manifest, pushed_at_ms, now_ms)
+        return await self._write(_safety.restore_manifest, repository, manifest, pushed_at_ms, now_ms, is_subject_gone)
 
     async def restore_tag(self, key: ManifestKey, tag: TagName, updated_at_ms: int) -> None:
         """See `SafetyIndex.restore_tag`."""

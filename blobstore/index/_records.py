@@ -142,8 +142,16 @@ class TotalsRow(msgspec.Struct, array_like=True, tag=1):
 
 
 Row = TypeVar("Row", bound=msgspec.Struct)
-# Names are subclasses of str, which msgspec does not take by itself.
-_encoder = msgspec.msgpack.Encoder(enc_hook=str)
+
+
+def _plain(value: object) -> str:
+    """Names are subclasses of str, which msgspec does not take by itself."""
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"a row can't hold {value!r}")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 
 
 class RowDecoder(Generic[Row]):

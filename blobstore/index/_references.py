@@ -136,7 +136,7 @@ def insert_record(
     key = u32(number) + manifest.digest.value
     known = state.get_manifest(tx, key)
     if known is not None:
-        state.put_manifest_row(tx, key, state.changed(known, lost_at_ms=now_ms), known)
+        state.put_manifest_row(tx, key, state.changed(known, lost_at_ms=max(now_ms, known.lost_at_ms)), known)
         return []
     subject = manifest.subject.digest if manifest.subject is not None else None
     _add_edge(tx, key, manifest.digest.value, EDGE_SELF)
@@ -197,7 +197,9 @@ def _look_again(tx: Transaction, key: bytes, now_ms: int, *, is_loss: bool) -> N
     """Something that held a manifest came or went: its place among the loose ones may have changed."""
     row = state.get_manifest(tx, key)
     if row is not None:
-        state.put_manifest_row(tx, key, state.changed(row, lost_at_ms=now_ms) if is_loss else row, row)
+        state.put_manifest_row(
+            tx, key, state.changed(row, lost_at_ms=max(now_ms, row.lost_at_ms)) if is_loss else row, row
+        )
 
 
 def remove_record(tx: Transaction, key: bytes, row: records.ManifestRow, now_ms: int) -> None:
@@ -221,7 +223,7 @@ def remove_record(tx: Transaction, key: bytes, row: records.ManifestRow, now_ms:
     for referrer in referrers(tx, key):
         found = state.get_manifest(tx, referrer)
         if found is not None:
-            gone = state.changed(found, is_subject_gone=True, lost_at_ms=now_ms)
+            gone = state.changed(found, is_subject_gone=True, lost_at_ms=max(now_ms, found.lost_at_ms))
             state.put_manifest_row(tx, referrer, gone, found)
 
 
@@ -275,7 +277,9 @@ def _untag(tx: Transaction, key: bytes, tag: TagName, now_ms: int) -> None:
     row = state.get_manifest(tx, key)
     assert row is not None
     tx.delete(Table.TAGS_OF, key + tag.encode())
-    state.put_manifest_row(tx, key, state.changed(row, tag_count=row.tag_count - 1, lost_at_ms=now_ms), row)
+    state.put_manifest_row(
+        tx, key, state.changed(row, tag_count=row.tag_count - 1, lost_at_ms=max(now_ms, row.lost_at_ms)), row
+    )
 
 
 def put_tag(tx: Transaction, key: ManifestKey, tag: TagName, now_ms: int) -> int:

@@ -146,7 +146,12 @@ def restore_epochs(tx: Transaction, high: Sequence[Generation]) -> None:
 
 
 def restore_manifest(
-    tx: Transaction, repository: RepositoryName, manifest: Manifest, pushed_at_ms: int, now_ms: int
+    tx: Transaction,
+    repository: RepositoryName,
+    manifest: Manifest,
+    pushed_at_ms: int,
+    now_ms: int,
+    is_subject_gone: bool,  # noqa: FBT001
 ) -> list[Digest]:
     """Insert a record and its edges. Children whose bytes are lost become suspect, so that a push heals them."""
     kinds, lost = references.plain_edges(tx, manifest)
@@ -162,7 +167,7 @@ def restore_manifest(
     key = u32(number) + manifest.digest.value
     row = state.get_manifest(tx, key)
     assert row is not None
-    state.put_manifest_row(tx, key, state.changed(row, pushed_at_ms=pushed_at_ms), row)
+    state.put_manifest_row(tx, key, state.changed(row, pushed_at_ms=pushed_at_ms, is_subject_gone=is_subject_gone), row)
     return lost
 
 

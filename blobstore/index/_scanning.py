@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+
+import msgspec
 
 from blobstore.abc.records import (
     Alias,
@@ -12,6 +15,7 @@ from blobstore.abc.records import (
     ManifestNode,
     ReferencedBlob,
     Slice,
+    Standing,
     Totals,
     Trash,
     Unreferenced,
@@ -25,7 +29,7 @@ from blobstore.index import _state as state
 from blobstore.index._outbox import last_sequence
 from blobstore.index._records import EDGE_MANIFEST
 from blobstore.index._tables import Table, Transaction
-from blobstore.promises import HoldTerms
+from blobstore.promises import PINNED_MS, HoldTerms
 
 _LAPSED_SEEN_MAX = 50_000
 
@@ -67,7 +71,11 @@ def node(tx: Transaction, key: bytes, row: records.ManifestRow) -> ManifestNode 
     children = [
         Digest.from_sha256(found[36:]) for found, kind in tx.scan_prefix(Table.EDGES_FROM, key) if kind == EDGE_MANIFEST
     ]
-    return ManifestNode(state.manifest_value(named, row), tuple(children), key)
+    record = state.manifest_value(named, row)
+    subject = state.canonical(tx, record.subject) if record.subject is not None else None
+    if subject is not None:
+        record = msgspec.structs.replace(record, subject=Digest.from_sha256(subject))
+    return ManifestNode(record, tuple(children), key)
 
 
 def find_node(tx: Transaction, key: ManifestKey) -> ManifestNode | None:
@@ -111,29 +119,44 @@ def scan_unreferenced(
     start = after + b"\0" if after else b""
     edges = tx.scan(Table.EDGES_TO, after + b"\xff" * 36 if after else b"")
     edge = next(edges, None)
-    found: list[Unreferenced] = []
+    found: list[tuple[bytes, bytes, bytes | None, bool, bool]] = []
     seen, last = 0, b""
-    decode = records.BLOB.decode
+    end: bytes | None = None
     are_all_live = not dropped and not spared
     for raw, value in tx.scan(Table.BLOBS, start):
         if seen == limit:
-            return Slice(tuple(found), last)
+            end = last
+            break
         seen, last = seen + 1, raw
-        is_kept = is_spared = False
+        is_kept = is_dropped = is_spared = False
+        token: bytes | None = None
         while edge is not None and (child := edge[0][:32]) <= raw:
             if child != raw:
                 raise _dangling(child)
-            if are_all_live or (token := edge[0][32:]) not in dropped:
-                if not are_all_live and token in spared:
-                    is_spared = True
-                else:
-                    is_kept = True
+            token = edge[0][32:]
+            if are_all_live:
+                is_kept = True
+            elif token in dropped:
+                is_dropped = True
+            elif token in spared:
+                is_spared = True
+            else:
+                is_kept = True
             edge = next(edges, None)
         if not is_kept:
-            found.append(Unreferenced(state.blob_value(raw, decode(value)), is_spared))
-    if edge is not None:
+            found.append((raw, value, token, is_dropped, is_spared))
+    if end is None and edge is not None:
         raise _dangling(edge[0][:32])
-    return Slice(tuple(found), None)
+    items = [
+        Unreferenced(
+            state.blob_value(raw, records.BLOB.decode(value)),
+            is_dropped,
+            is_spared,
+            state.manifest_key_value(tx, token) if token is not None else None,
+        )
+        for raw, value, token, is_dropped, is_spared in found
+    ]
+    return Slice(tuple(items), end)
 
 
 def _dangling(raw: bytes) -> IndexDamaged:
@@ -249,20 +272,51 @@ def list_referrer_nodes(tx: Transaction, key: ManifestKey) -> list[ManifestNode]
     return found
 
 
-def list_due_trash(tx: Transaction, now_ms: int, after: bytes | None, limit: int) -> Slice[Trash]:
-    """All that is retiring, then what is due."""
+def standings(tx: Transaction, digests: Sequence[Digest], now_ms: int, terms: HoldTerms) -> list[Standing]:
+    """What keeps each of some blobs."""
+    found: list[Standing] = []
+    for digest in digests:
+        row = state.get_blob(tx, digest.value)
+        if row is None:
+            continue
+        until_ms, is_held = 0, False
+        last: bytes | None = None
+        for key, hold in state.holds(tx, digest.value):
+            lapses_ms = terms.lapses_at_ms(hold.renewed_at_ms, state.activity(tx, records.from_u32(key[32:])))
+            is_held = is_held or hold.renewed_at_ms >= PINNED_MS or lapses_ms > now_ms
+            if lapses_ms >= until_ms:
+                until_ms, last = lapses_ms, hold.last_referrer or last
+        referrer = state.manifest_key_value(tx, last) if last is not None else None
+        blob = state.blob_value(digest.value, row)
+        found.append(Standing(blob, state.has_edge(tx, digest.value), is_held, until_ms, referrer))
+    return found
+
+
+def list_due_trash(tx: Transaction, now_ms: int, terms: HoldTerms, after: bytes | None, limit: int) -> Slice[Trash]:
+    """All that is retiring, then what is due and not wanted back."""
     found: list[Trash] = []
-    last = b""
+    seen, last = 0, b""
     for key, _ in tx.scan(Table.TRASH_BY_TIME, after + b"\0" if after else b""):
         if records.from_u64(key[:8]) > now_ms:
-            return Slice(tuple(found), None)
-        if len(found) == limit:
+            break
+        if seen == limit:
             return Slice(tuple(found), last)
-        last = key
+        seen, last = seen + 1, key
         row = state.get_trash(tx, key[8:])
         assert row is not None, key.hex()
-        found.append(state.trash_value(key[8:], row))
+        if row.state == records.TRASH_RETIRING or not _is_wanted(tx, key[8:], row, now_ms, terms):
+            found.append(state.trash_value(key[8:], row))
     return Slice(tuple(found), None)
+
+
+def _is_wanted(tx: Transaction, generation: bytes, row: records.TrashRow, now_ms: int, terms: HoldTerms) -> bool:
+    """Whether `retire` would give this back, or find it given back already."""
+    blob = state.get_blob(tx, row.digest) if row.digest is not None else None
+    if blob is None or row.digest is None or blob.generation != generation:
+        return False
+    if blob.state != records.STATE_CONDEMNED or state.has_edge(tx, row.digest):
+        return True
+    return any(not state.is_hold_lapsed(tx, key, hold, now_ms, terms) for key, hold in state.holds(tx, row.digest))
 
 
 def find_trash(tx: Transaction, generation: Generation) -> Trash | None:

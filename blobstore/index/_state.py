@@ -181,11 +181,12 @@ def get_hold(tx: Transaction, raw: bytes, repository: int) -> records.HoldRow | 
 def set_hold(
     tx: Transaction, raw: bytes, repository: int, renewed_at_ms: int, last_referrer: bytes | None = None
 ) -> None:
-    """Make or renew a hold."""
+    """Make or renew a hold. One that lasts longer already, a pin above all, stays as long as it is."""
     key = raw + u32(repository)
     before = tx.get(Table.HOLDS, key)
     if before is not None:
         row = records.HOLD.decode(before)
+        renewed_at_ms = max(renewed_at_ms, row.renewed_at_ms)
         tx.delete(Table.HOLDS_BY_TIME, u64(row.renewed_at_ms) + key)
         last_referrer = last_referrer or row.last_referrer
     tx.put(Table.HOLDS, key, records.encode(records.HoldRow(renewed_at_ms, last_referrer)))

@@ -7,8 +7,9 @@ import fcntl
 import functools
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any, Concatenate
 
 import lmdb
@@ -31,7 +32,7 @@ _OPEN_TRIES = 5
 _FREEING = frozenset({
     _uploads.cancel_upload, _uploads.expire_upload, _uploads.close_intent, _blobs.delete_blob, _blobs.unpin_blob,
     _references.delete_tag, _references.delete_manifest, _references.hide_repository, _references.continue_removals,
-    _collecting.drop_manifests, _collecting.condemn, _collecting.retire, _collecting.forget_trash, _collecting.save_run,
+    _collecting.drop_manifests, _collecting.condemn, _collecting.retire, _collecting.forget_trash, _collecting.sweep_holds, _collecting.save_run,
     _collecting.undo_condemned, _outbox.trim_outbox, _safety.freeze, _safety.note_clock, _safety.note_orphan_scan,
 })  # fmt: skip
 """Verbs that make room, or that a collection needs to get there."""
@@ -48,12 +49,11 @@ class LmdbIndex(KeyValueIndex):
         self,
         path: str,
         *,
-        exclusive: bool = False,
         map_size_bytes: int = MAP_SIZE_BYTES,
         ballast_bytes: int = BALLAST_BYTES,
     ) -> None:
         super().__init__()
-        self._path, self._exclusive = os.path.abspath(path), exclusive
+        self._path = os.path.abspath(path)
         self._map_size_bytes, self._ballast_bytes = map_size_bytes, ballast_bytes
         self._env: lmdb.Environment | None = None
         self._databases: list[Any] = []
@@ -73,7 +73,7 @@ class LmdbIndex(KeyValueIndex):
         return self._writer.commits if self._writer is not None else 0
 
     async def open(self, *, create: bool = False) -> None:
-        """See `Index.open`. With `exclusive`, refuses while anyone else has it open."""
+        """See `Index.open`."""
         assert self._env is None, "opened twice"
         await asyncio.get_running_loop().run_in_executor(None, self._open, create)
         _open_indexes.add(self)
@@ -90,7 +90,7 @@ class LmdbIndex(KeyValueIndex):
                 f"there is no index in {self._path}; if it was lost, `blobstore index rebuild` makes a new one from the store"
             )
         os.makedirs(self._path, mode=0o700, exist_ok=True)
-        self._lock = self._take_lock()
+        self._lock = _take_lock(self._path, is_exclusive=False)
         try:
             self._env = self._open_environment()
             self._databases = [self._env.open_db(table.name.encode()) for table in Table]
@@ -104,17 +104,6 @@ class LmdbIndex(KeyValueIndex):
         self._pool = ThreadPoolExecutor(_SCAN_THREADS, thread_name_prefix="blobstore-scan")
         self._writer = GroupWriter(self._env, self._databases, self._minter, ballast)
         self._writer.start()
-
-    def _take_lock(self) -> int:
-        """A lock that every process with the index open shares, and that a rebuild wants alone."""
-        handle = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_EX if self._exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            who = "a rebuild has" if not self._exclusive else "another process has"
-            raise StoreBusy(f"{who} the index {self._path} open; wait for it, or end it") from error
-        return handle
 
     def _open_environment(self) -> lmdb.Environment:
         for tried in range(1, _OPEN_TRIES + 1):
@@ -207,6 +196,32 @@ class LmdbIndex(KeyValueIndex):
     def forget_after_fork(self) -> None:
         """In a forked child: refuse everything, and keep the parent's environment untouched."""
         self._is_forked = True
+
+
+@asynccontextmanager
+async def exclusive_lock(path: str) -> AsyncIterator[None]:
+    """Keep every process from opening the index at `path`, for the length of a rebuild.
+
+    Raises:
+        StoreBusy: one has it open.
+    """
+    handle = _take_lock(path, is_exclusive=True)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take_lock(path: str, *, is_exclusive: bool) -> int:
+    """A lock that every process with the index open shares, and that a rebuild wants alone."""
+    handle = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_EX if is_exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        who = "another process has" if is_exclusive else "a rebuild has"
+        raise StoreBusy(f"{who} the index {path} open; wait for it, or end it") from error
+    return handle
 
 
 _open_indexes: weakref.WeakSet[LmdbIndex] = weakref.WeakSet()

@@ -1,0 +1,231 @@
+"""Rebuild: a new index from what lies on the backend alone."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from blobstore.abc.backend import Backend, read_all
+from blobstore.abc.index import Index
+from blobstore.abc.records import Blob, BlobState, IndexIdentity, ManifestKey, Trash, TrashState
+from blobstore.clock import Clock, random_hex
+from blobstore.digest import Digest
+from blobstore.errors import BlobstoreError, KeyUnknown, StoreUnknown
+from blobstore.events import EventSink, Progress, discard
+from blobstore.generation import Generation
+from blobstore.journal import Journal, list_journal, recover
+from blobstore.layout import BLOBS_PREFIX, UPLOADS_PREFIX, parse_blob_key, parse_upload_key
+from blobstore.manifest import parse_manifest
+from blobstore.marker import new_marker, read_marker, replace_marker
+from blobstore.names import RepositoryName
+from blobstore.promises import GRACE_S_DEFAULT
+from blobstore.references import ManifestEntry, References
+
+BATCH = 1000
+READS_AT_ONCE_MAX = 16
+
+
+class RebuildReport(msgspec.Struct):
+    """What a rebuild found and put back. `problems` are sentences for a person; any of them means that something was lost
+    before the rebuild."""
+
+    blobs: int = 0
+    size_bytes: int = 0
+    manifests: int = 0
+    tags: int = 0
+    pins: int = 0
+    superfluous: int = 0
+    problems: list[str] = []
+
+
+async def rebuild(
+    backend: Backend, index: Index, clock: Clock, events: EventSink = discard
+) -> tuple[RebuildReport, IndexIdentity]:
+    """Fill an empty, open index from the backend, which must be open and used by no other process. The marker says
+    "rebuilding" from the beginning, and until `finish` is called with the identity that this returns: a rebuild that dies is
+    begun anew.
+
+    Raises:
+        StoreUnknown: no store lies there.
+    """
+    marker = await read_marker(backend)
+    if marker is None:
+        raise StoreUnknown(f"there is no store at {backend.location}: no marker")
+    identity = IndexIdentity(marker.store_id, random_hex(16))
+    await replace_marker(backend, new_marker(identity, "rebuilding"))
+    await backend.prepare()
+    await asyncio.sleep(backend.properties.late_requests_s)
+    await index.initialise(identity)
+    work = _Rebuild(backend, index, clock, events)
+    await work.restore_blobs()
+    await work.restore_references()
+    await work.look_once_more()
+    return work.report, identity
+
+
+async def finish(backend: Backend, identity: IndexIdentity) -> None:
+    """The new index is in its place: it speaks for the store from now on."""
+    await replace_marker(backend, new_marker(identity))
+
+
+class _Rebuild:
+    def __init__(self, backend: Backend, index: Index, clock: Clock, events: EventSink) -> None:
+        self._backend, self._index, self._clock, self._events = backend, index, clock, events
+        self._now_ms = clock.now_ms()
+        self._epochs: dict[int, int] = {}
+        self.report = RebuildReport()
+
+    async def restore_blobs(self) -> None:
+        """Every blob found is present and held now; of several generations of one, the first that hashes right."""
+        batch: list[Blob] = []
+        async for copies in self._copies():
+            chosen, others = await self._choose(copies)
+            batch.append(chosen)
+            self.report.blobs += 1
+            self.report.size_bytes += chosen.size_bytes
+            await self._trash(others)
+            if len(batch) == BATCH:
+                await self._index.restore_blobs(batch, self._now_ms)
+                self._events(Progress("blobs", self.report.blobs, 0))
+                batch = []
+        await self._index.restore_blobs(batch, self._now_ms)
+        async for info in self._backend.list(UPLOADS_PREFIX):
+            generation = parse_upload_key(info.key)
+            if generation is not None:
+                self._note(generation)
+                await self._trash_names(generation, None, info.key, info.size_bytes)
+        await self._index.restore_epochs([Generation(epoch, high) for epoch, high in self._epochs.items()])
+
+    async def _copies(self) -> AsyncIterator[list[Blob]]:
+        """The generations of one digest together; a listing has them side by side."""
+        copies: list[Blob] = []
+        async for info in self._backend.list(BLOBS_PREFIX):
+            name = parse_blob_key(info.key)
+            if name is None:
+                continue
+            self._note(name.generation)
+            blob = Blob(name.digest, BlobState.PRESENT, name.generation, info.size_bytes, None, (info.key,))
+            if copies and copies[0].digest != blob.digest:
+                yield copies
+                copies = []
+            copies.append(blob)
+        if copies:
+            yield copies
+
+    async def _choose(self, copies: Sequence[Blob]) -> tuple[Blob, list[Blob]]:
+        if len(copies) == 1:
+            return copies[0], []
+        right = [blob for blob in copies if await self._hashes_right(blob)]
+        chosen = (right or copies)[0]
+        if not right:
+            self.report.problems.append(f"no copy of {chosen.digest} hashes right")
+        return chosen, [blob for blob in copies if blob is not chosen]
+
+    async def _hashes_right(self, blob: Blob) -> bool:
+        hasher = hashlib.sha256()
+        async with self._backend.read(blob.names[0]) as chunks:
+            async for chunk in chunks:
+                await asyncio.to_thread(hasher.update, chunk)
+        return hasher.digest() == blob.digest.value
+
+    async def _trash(self, blobs: Sequence[Blob]) -> None:
+        for blob in blobs:
+            self.report.superfluous += 1
+            await self._trash_names(blob.generation, blob.digest, blob.names[0], blob.size_bytes)
+
+    async def _trash_names(self, generation: Generation, digest: Digest | None, name: str, size_bytes: int) -> None:
+        not_before_ms = self._now_ms + GRACE_S_DEFAULT * 1000
+        trash = Trash(
+            generation,
+            digest,
+            (name,),
+            size_bytes,
+            not_before_ms,
+            TrashState.WAITING,
+            "not needed by the rebuild",
+            None,
+        )
+        await self._index.restore_trash([trash])
+
+    def _note(self, generation: Generation) -> None:
+        self._epochs[generation.epoch] = max(self._epochs.get(generation.epoch, 0), generation.counter)
+
+    async def restore_references(self) -> None:
+        """Aliases, manifests, tags, pins, from checkpoint and journal; then a checkpoint, as the new numbers begin behind it."""
+        recovered = await recover(self._backend)
+        self.report.problems += recovered.problems
+        references = recovered.references
+        for alias, digest in references.aliases.items():
+            await self._index.restore_alias(alias, digest)
+        for name, repository in references.repositories.items():
+            await self._restore_manifests(name, references)
+            for tag, target in repository.tags.items():
+                key = ManifestKey(name, target.digest)
+                try:
+                    await self._index.restore_tag(key, tag, target.updated_at_ms)
+                    self.report.tags += 1
+                except BlobstoreError as error:
+                    self.report.problems.append(f"tag {name}:{tag} is lost: {error}")
+        for digest in references.pins:
+            if await self._index.find_blob(digest) is None:
+                self.report.problems.append(f"the pinned blob {digest} is lost")
+                continue
+            await self._index.restore_pin(digest)
+            self.report.pins += 1
+        highest = max([recovered.sequence, *[name.last async for name in list_journal(self._backend)]])
+        await self._index.finish_rebuild(highest, self._now_ms)
+        await Journal(self._index, self._backend).checkpoint(self._now_ms)
+
+    async def _restore_manifests(self, name: RepositoryName, references: References) -> None:
+        limit = asyncio.Semaphore(READS_AT_ONCE_MAX)
+        repository = references.repositories[name]
+
+        async def restore(digest: Digest, entry: ManifestEntry) -> None:
+            async with limit:
+                await self._restore_manifest(ManifestKey(name, digest), entry, repository.gone)
+
+        async with asyncio.TaskGroup() as group:
+            for digest, entry in repository.manifests.items():
+                group.create_task(restore(digest, entry))
+
+    async def _restore_manifest(self, key: ManifestKey, entry: ManifestEntry, gone: set[Digest]) -> None:
+        try:
+            blob = await self._index.find_blob(key.digest)
+            if blob is None:
+                raise KeyUnknown("its bytes are not there")
+            body = await read_all(self._backend, blob.names[0])
+            manifest = parse_manifest(body, entry.media_type)
+            if manifest.digest != key.digest:
+                raise KeyUnknown("its bytes are damaged")
+        except BlobstoreError as error:
+            self.report.problems.append(f"manifest {key} is lost: {error}")
+            return
+        is_gone = manifest.subject is not None and manifest.subject.digest in gone
+        lost = await self._index.restore_manifest(
+            key.repository, manifest, entry.pushed_at_ms, self._now_ms, is_subject_gone=is_gone
+        )
+        self.report.problems += [f"{digest}, which {key} refers to, is lost; push it again" for digest in lost]
+        self.report.manifests += 1
+        self._events(Progress("manifests", self.report.manifests, 0))
+
+    async def look_once_more(self) -> None:
+        """Every chosen key must still be there: a request of a dead process may have taken effect late."""
+        after: bytes | None = None
+        while True:
+            page = await self._index.scan_references(after, BATCH)
+            for each in page.items:
+                if each.blob.state is BlobState.PRESENT:
+                    await self._look_at(each.blob)
+            after = page.next
+            if after is None:
+                return
+
+    async def _look_at(self, blob: Blob) -> None:
+        try:
+            await self._backend.stat(blob.names[0])
+        except KeyUnknown:
+            await self._index.suspect_blob(blob.digest, blob.generation)
+            self.report.problems.append(f"the bytes of {blob.digest} vanished during the rebuild")

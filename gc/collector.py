@@ -1,0 +1,412 @@
+"""The collector: plans from the index alone, then carries the plan out in small transactions that re-check every line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from blobstore.abc.backend import Backend, read_all
+from blobstore.abc.index import Index
+from blobstore.abc.records import (
+    BlobState,
+    Drop,
+    IndexIdentity,
+    ManifestKey,
+    ManifestNode,
+    RunRecord,
+    Trash,
+)
+from blobstore.clock import Clock, SystemClock, iso_utc, random_hex
+from blobstore.errors import CollectionRefused, ForeignStore, RunUnknown, StoreFrozen
+from blobstore.events import Alarm, BlobFreed, EventSink, Progress, discard
+from blobstore.gc.incremental import mark_loose
+from blobstore.gc.mark import Marked, mark
+from blobstore.gc.plan import Abandoned, Due, Plan, Seconds
+from blobstore.gc.policy import GcPolicy
+from blobstore.gc.report import RunReport, UndoReport
+from blobstore.gc.sweep import sweep_all, sweep_lapsed
+from blobstore.journal import Journal, check_not_ahead
+from blobstore.manifest import parse_manifest
+from blobstore.marker import check_marker
+from blobstore.parts import delete_trash
+
+Item = TypeVar("Item")
+
+runs_listed_max = 1000
+
+
+class FindsOrphans(Protocol):
+    """Lists the backend for bytes that no row of the index knows, and puts them into the trash."""
+
+    async def __call__(self) -> int:
+        """How many there were."""
+
+
+class Collector:
+    """Collects one store; may run in several processes at once, while others push.
+
+    Keep it between runs: it notices when the wall clock runs away from the monotonic one.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        backend: Backend,
+        policy: GcPolicy | None = None,
+        *,
+        clock: Clock | None = None,
+        events: EventSink = discard,
+        find_orphans: FindsOrphans | None = None,
+    ) -> None:
+        self._index, self._backend = index, backend
+        self._policy = policy or GcPolicy()
+        self._clock: Clock = clock or SystemClock()
+        self._events, self._find_orphans = events, find_orphans
+        self._journal = Journal(index, backend)
+        self._clock_start_ms = self._clock.now_ms(), self._clock.monotonic_ms()
+
+    # Planning
+
+    async def plan(self, *, is_full: bool = True) -> Plan:
+        """What a run at this moment would do; changes nothing.
+
+        Raises:
+            StoreFrozen: the index is an older copy, or not alone with its backend.
+            IndexDamaged: the edges contradict each other.
+            ForeignStore: the backend belongs to another index.
+        """
+        identity = await self._check_alone()
+        now_ms = self._clock.now_ms()
+        seconds = Seconds()
+        totals = await self._index.totals()
+        with _Stopwatch(self._clock, seconds, "mark"):
+            marked = await (self._mark_all(now_ms) if is_full else mark_loose(self._index, self._policy, now_ms))
+        with _Stopwatch(self._clock, seconds, "plan"):
+            if is_full:
+                await self._check_edges()
+            sweep = sweep_all if is_full else sweep_lapsed
+            swept = await sweep(self._index, marked, self._policy, now_ms)
+            due = [_due(trash) async for trash in self._due(now_ms)]
+            abandoned = await self._abandoned(now_ms)
+        return Plan(
+            run=random_hex(8),
+            store_id=identity.store_id,
+            now_ms=now_ms,
+            is_full=is_full,
+            policy=self._policy,
+            totals=totals,
+            groups=marked.groups,
+            candidates=tuple(swept.candidates),
+            due=tuple(due),
+            later=swept.later,
+            abandoned=abandoned,
+            untagged_kept=len(marked.spared) if is_full else totals.loose_manifests - len(marked.dropped),
+            untagged_kept_bytes=swept.spared_bytes if is_full else None,
+            seconds=seconds,
+        )
+
+    async def dry_run(self, *, is_full: bool = True) -> RunReport:
+        """The plan, reported as the run would report it."""
+        return predict(await self.plan(is_full=is_full))
+
+    async def _mark_all(self, now_ms: int) -> Marked:
+        """Mark one repository after the other; holds the records of one in memory."""
+        groups: list[tuple[Drop, ...]] = []
+        dropped: set[bytes] = set()
+        dead: set[bytes] = set()
+        spared: set[bytes] = set()
+        seen = 0
+        async for nodes in self._repositories():
+            seen += len(nodes)
+            self._events(Progress("mark", seen, 0))
+            found = mark(nodes, self._policy, now_ms)
+            groups += found.groups
+            dropped |= found.dropped
+            dead |= found.dead
+            spared |= found.spared
+        return Marked(tuple(groups), frozenset(dropped), frozenset(dead), frozenset(spared))
+
+    async def _repositories(self) -> AsyncIterator[Sequence[ManifestNode]]:
+        nodes: list[ManifestNode] = []
+        after: bytes | None = None
+        while True:
+            page = await self._index.scan_manifests(after, self._policy.slice_max)
+            for node in page.items:
+                if nodes and nodes[-1].record.key.repository != node.record.key.repository:
+                    yield nodes
+                    nodes = []
+                nodes.append(node)
+            after = page.next
+            if after is None:
+                if nodes:
+                    yield nodes
+                return
+
+    async def _check_edges(self) -> None:
+        after = await self._index.check_edges(None, self._policy.slice_max)
+        while after is not None:
+            after = await self._index.check_edges(after, self._policy.slice_max)
+
+    async def _due(self, now_ms: int) -> AsyncIterator[Trash]:
+        after: bytes | None = None
+        while True:
+            page = await self._index.list_due_trash(now_ms, self._policy.terms, after, self._policy.batch_max)
+            for trash in page.items:
+                yield trash
+            after = page.next
+            if after is None:
+                return
+
+    async def _abandoned(self, now_ms: int) -> tuple[Abandoned, ...]:
+        before_ms = now_ms - int(self._policy.upload_idle_s * 1000)
+        found = await self._index.list_uploads(before_ms, self._policy.slice_max)
+        return tuple(Abandoned(intent.upload, intent.offset) for intent in found)
+
+    # Acting
+
+    async def run(self, *, is_full: bool = True) -> RunReport:
+        """Plan and carry out.
+
+        Raises:
+            CollectionRefused: the clock jumped, or the plan would let go of more than the policy's share.
+            StoreFrozen, IndexDamaged, ForeignStore: see `plan`.
+        """
+        await self._check_clock()
+        while await self._index.continue_removals(self._policy.batch_max, self._clock.now_ms()):
+            pass
+        return await self.carry_out(await self.plan(is_full=is_full))
+
+    async def carry_out(self, plan: Plan) -> RunReport:
+        """Do what a plan says, as far as each line still holds. A run that dies on the way has done whole steps; the next one
+        goes on.
+
+        Raises:
+            CollectionRefused: the plan is another store's, or see `run`.
+        """
+        identity = await self._check_alone()
+        if identity.store_id != plan.store_id:
+            raise CollectionRefused(f"the plan is for store {plan.store_id}; this is store {identity.store_id}")
+        await self._check_clock()
+        if plan.now_ms > self._clock.now_ms() + int(self._policy.clock_jump_max_s * 1000):
+            raise CollectionRefused(f"the plan was made at {iso_utc(plan.now_ms)}, which is still to come")
+        self._check_share(plan)
+        report = RunReport(plan, dry_run=False)
+        try:
+            with _Stopwatch(self._clock, plan.seconds, "condemn"):
+                await self._expire(plan, report)
+                await self._drop(plan, report)
+                await self._condemn(plan, report)
+                await self._sweep_holds(plan)
+            with _Stopwatch(self._clock, plan.seconds, "retire"):
+                await self._collect_orphans(plan, report)
+                await self._retire(plan, report)
+        finally:
+            report.finished_at_ms = self._clock.now_ms()
+            await self._save(report)
+        return report
+
+    async def undo(self, run: str) -> UndoReport:
+        """Bring back what a run condemned and is still in quarantine, and the manifests it dropped, as far as all they need is
+        there.
+
+        Raises:
+            RunUnknown: no such run is remembered.
+        """
+        await self._check_alone()
+        if run not in [record.run for record in await self._index.list_runs(runs_listed_max)]:
+            raise RunUnknown(f"no run {run} is remembered; `blobstore gc runs` lists them")
+        undone = await self._index.undo_condemned(run, self._clock.now_ms())
+        dropped = await self._index.list_dropped(run)
+        restored: list[ManifestKey] = []
+        waiting = [each.key for each in dropped]
+        # Children first: a pass puts back what needs nothing that is still missing, until one changes nothing.
+        while waiting:
+            put_back = [key for key in waiting if await self._reinstate(key)]
+            restored += put_back
+            waiting = [key for key in waiting if key not in put_back]
+            if not put_back:
+                break
+        await self._journal.flush()
+        await self._journal.aclose()
+        return UndoReport(undone.blobs, undone.too_late, tuple(restored), tuple(waiting))
+
+    async def _reinstate(self, key: ManifestKey) -> bool:
+        blob = await self._index.find_blob(key.digest)
+        if blob is None or blob.state is BlobState.SUSPECT:
+            return False
+        manifest = parse_manifest(await read_all(self._backend, blob.names[0]))
+        if manifest.digest != key.digest:
+            return False
+        return await self._index.reinstate_manifest(key.repository, manifest, self._clock.now_ms()) is not None
+
+    async def _check_alone(self) -> IndexIdentity:
+        identity = await self._index.identity()
+        if identity is None:
+            raise ForeignStore("the index is not that of any store")
+        await check_marker(self._backend, identity)
+        await self._check_not_frozen()
+        return identity
+
+    async def _check_not_frozen(self) -> None:
+        frozen = (await self._index.guards()).frozen
+        if frozen is not None:
+            raise StoreFrozen(f"{frozen}; nothing is collected until `blobstore index rebuild`")
+
+    async def _check_clock(self) -> None:
+        """Refuse while the time is in doubt: a wrong clock must cost a retry, never a blob."""
+        now_ms, monotonic_ms = self._clock.now_ms(), self._clock.monotonic_ms()
+        drift_ms = (now_ms - self._clock_start_ms[0]) - (monotonic_ms - self._clock_start_ms[1])
+        guards = await self._index.guards()
+        limit_ms = int(self._policy.clock_jump_max_s * 1000)
+        is_jump = abs(drift_ms) > limit_ms or now_ms < guards.clock_high_ms - limit_ms
+        if is_jump:
+            self._clock_start_ms = now_ms, monotonic_ms
+            self._events(Alarm(f"the clock jumped; it says {iso_utc(now_ms)} now"))
+        if is_jump or now_ms > guards.clock_high_ms:
+            await self._index.note_clock(now_ms, is_jump=is_jump)
+        quiet_since_ms = now_ms if is_jump else guards.quiet_since_ms
+        quiet_until_ms = quiet_since_ms + self._policy.terms.term_ms
+        if quiet_since_ms and now_ms < quiet_until_ms:
+            raise CollectionRefused(
+                "the clock jumped or the index was rebuilt; nothing is condemned for one grace, "
+                f"until {iso_utc(quiet_until_ms)}"
+            )
+
+    def _check_share(self, plan: Plan) -> None:
+        total = plan.totals.present_blobs + plan.totals.suspect_blobs
+        going = len(plan.candidates) + plan.later.blobs
+        if total > self._policy.max_share_floor_blobs and going > self._policy.max_share * total:
+            text = (
+                f"the plan lets go of {going} of {total} blobs, more than the share of {self._policy.max_share:g} that "
+                "--max-share allows; look at the dry run, and raise it if that is meant"
+            )
+            self._events(Alarm(text))
+            raise CollectionRefused(text)
+
+    async def _expire(self, plan: Plan, report: RunReport) -> None:
+        now_ms = self._clock.now_ms()
+        before_ms = plan.now_ms - int(plan.policy.upload_idle_s * 1000)
+        for abandoned in plan.abandoned:
+            if await self._index.expire_upload(abandoned.upload, before_ms, now_ms) is not None:
+                report.expired_uploads += 1
+
+    async def _drop(self, plan: Plan, report: RunReport) -> None:
+        """Records go group by group, keepers first; the journal knows of it before any byte goes."""
+        batch: list[Drop] = []
+        for at, group in enumerate(plan.groups):
+            batch += group
+            if len(batch) >= self._policy.batch_max or at == len(plan.groups) - 1:
+                dropped = await self._index.drop_manifests(batch, plan.now_ms, plan.policy.terms, plan.run)
+                report.dropped_manifests += len(dropped.drops)
+                self._events(Progress("drop", report.dropped_manifests, len(plan.drops)))
+                batch = []
+        if plan.groups:
+            await self._journal.flush()
+
+    async def _condemn(self, plan: Plan, report: RunReport) -> None:
+        if not plan.candidates:
+            return
+        await self._check_alone()
+        await check_not_ahead(self._index, self._backend)
+        now_ms = max(plan.now_ms, self._clock.now_ms())
+        for batch in _batches(plan.candidates, self._policy.batch_max):
+            condemned = await self._index.condemn(
+                [candidate.digest for candidate in batch],
+                plan.now_ms,
+                plan.policy.terms,
+                plan.policy.quarantine_ms + now_ms - plan.now_ms,
+                plan.run,
+            )
+            report.condemned_blobs += len(condemned.blobs)
+            report.condemned_bytes += sum(blob.size_bytes for blob in condemned.blobs)
+            self._events(Progress("condemn", report.condemned_blobs, len(plan.candidates)))
+
+    async def _sweep_holds(self, plan: Plan) -> None:
+        after = await self._index.sweep_holds(plan.now_ms, plan.policy.terms, None, self._policy.batch_max)
+        while after is not None:
+            after = await self._index.sweep_holds(plan.now_ms, plan.policy.terms, after, self._policy.batch_max)
+
+    async def _collect_orphans(self, plan: Plan, report: RunReport) -> None:
+        """Where an upload was abandoned, its process may have died with its bytes published but not committed."""
+        is_due = (await self._index.guards()).is_orphan_scan_due
+        if plan.is_full and is_due and self._find_orphans is not None:
+            report.orphans = await self._find_orphans()
+            await self._index.note_orphan_scan(is_due=False)
+
+    async def _retire(self, plan: Plan, report: RunReport) -> None:
+        """Free what the plan says is due, what this run condemned without a quarantine, and what never became a blob."""
+        wanted = {due.generation for due in plan.due}
+        now_ms = max(plan.now_ms, self._clock.now_ms())
+        generations = [
+            trash.generation
+            async for trash in self._due(now_ms)
+            if trash.generation in wanted or trash.run == plan.run or trash.digest is None
+        ]
+        for batch in _batches(generations, self._policy.batch_max):
+            # A reference's end must be in the journal before its bytes go, or a rebuilt index would bring it back.
+            await self._journal.flush()
+            await self._check_alone()
+            await check_not_ahead(self._index, self._backend)
+            retired = await self._index.retire(batch, now_ms, plan.policy.terms)
+            freed = await delete_trash(self._index, self._backend, list(retired.retiring))
+            self._count_freed(freed, report)
+            self._events(Progress("free", report.freed_blobs, len(generations)))
+        await self._journal.aclose()
+
+    def _count_freed(self, freed: Sequence[Trash], report: RunReport) -> None:
+        for trash in freed:
+            if trash.digest is not None:
+                report.freed_blobs += 1
+                report.freed_bytes += trash.size_bytes
+                self._events(BlobFreed(trash.digest, trash.size_bytes))
+
+    async def _save(self, report: RunReport) -> None:
+        document = report.to_json()
+        # What is kept of a run is its summary; the lists can be as long as the store.
+        for key in ("drops", "candidates", "due", "abandoned_uploads"):
+            document[key] = len(document[key])
+        encoded = msgspec.json.encode(document)
+        plan = report.plan
+        await self._index.save_run(RunRecord(plan.run, plan.now_ms, report.finished_at_ms, encoded))
+
+
+def predict(plan: Plan) -> RunReport:
+    """What the run would report if nothing changed before it acts."""
+    frees_at_once = plan.policy.quarantine_ms == 0
+    gone = [candidate for candidate in plan.candidates if frees_at_once or candidate.reason == "damaged"]
+    due = [each for each in plan.due if each.digest is not None]
+    return RunReport(
+        plan,
+        dry_run=True,
+        condemned_blobs=len(plan.candidates),
+        condemned_bytes=sum(candidate.size_bytes for candidate in plan.candidates),
+        freed_blobs=len(gone) + len(due),
+        freed_bytes=sum(candidate.size_bytes for candidate in gone) + sum(each.size_bytes for each in due),
+        dropped_manifests=len(plan.drops),
+        expired_uploads=len(plan.abandoned),
+    )
+
+
+def _due(trash: Trash) -> Due:
+    return Due(trash.digest, trash.generation, trash.size_bytes)
+
+
+def _batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    return [items[at : at + size] for at in range(0, len(items), size)]
+
+
+class _Stopwatch:
+    """Adds the time of a block to one field of `Seconds`."""
+
+    def __init__(self, clock: Clock, seconds: Seconds, field: str) -> None:
+        self._clock, self._seconds, self._field = clock, seconds, field
+        self._start_ms = 0
+
+    def __enter__(self) -> None:
+        self._start_ms = self._clock.monotonic_ms()
+
+    def __exit__(self, *_: object) -> None:
+        spent = (self._clock.monotonic_ms() - self._start_ms) / 1000
+        setattr(self._seconds, self._field, getattr(self._seconds, self._field) + spent)

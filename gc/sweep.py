@@ -1,0 +1,110 @@
+"""Sweep: which blobs nothing keeps, given the records that go. Reads the index in slices; what it finds are hints."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+import msgspec
+
+from blobstore.abc.index import Index
+from blobstore.abc.records import BlobState, ManifestKey, Standing
+from blobstore.digest import Digest
+from blobstore.gc.mark import Marked
+from blobstore.gc.plan import Candidate, Later
+from blobstore.gc.policy import GcPolicy
+
+
+class Swept(msgspec.Struct):
+    """What a sweep found."""
+
+    candidates: list[Candidate]
+    later_blobs: int = 0
+    later_bytes: int = 0
+    spared_bytes: int = 0
+
+    @property
+    def later(self) -> Later:
+        """What the drops let go once its grace is over."""
+        return Later(self.later_blobs, self.later_bytes)
+
+
+async def sweep_all(index: Index, marked: Marked, policy: GcPolicy, now_ms: int) -> Swept:
+    """Every blob of the store against every edge: an anti-join of two sorted cursors, in constant memory beside its result.
+
+    With a grace, what the drops let go waits for it (`later`); without, it is among the candidates.
+    """
+    swept = Swept([])
+    is_at_once = policy.terms.term_ms == 0
+    after: bytes | None = None
+    while True:
+        page = await index.scan_unreferenced(after, policy.slice_max, marked.dead, marked.spared)
+        asked: dict[Digest, ManifestKey | None] = {}
+        for item in page.items:
+            if item.blob.state is BlobState.CONDEMNED:
+                continue
+            if item.is_spared:
+                swept.spared_bytes += item.blob.size_bytes
+            elif item.is_dropped and not is_at_once:
+                swept.later_blobs += 1
+                swept.later_bytes += item.blob.size_bytes
+            else:
+                asked[item.blob.digest] = item.last_referrer
+        for standing in await index.standings(list(asked), now_ms, policy.terms) if asked else ():
+            _add_candidate(swept, standing, asked[standing.blob.digest])
+        after = page.next
+        if after is None:
+            return swept
+
+
+async def sweep_lapsed(index: Index, marked: Marked, policy: GcPolicy, now_ms: int) -> Swept:
+    """Only blobs with a lapsed hold, and those of the records that go: costs what was pushed and deleted since the last run,
+    not what is stored."""
+    swept = Swept([])
+    seen: set[Digest] = set()
+    async for digests in _lapsed_digests(index, policy, now_ms):
+        fresh = [digest for digest in digests if digest not in seen]
+        seen.update(fresh)
+        for standing in await index.standings(fresh, now_ms, policy.terms):
+            if not standing.has_edge and standing.blob.state is not BlobState.CONDEMNED:
+                _add_candidate(swept, standing, None)
+    is_at_once = policy.terms.term_ms == 0
+    dying = {drop.key for group in marked.groups for drop in group}
+    for key in dying:
+        for digest in {key.digest, *await index.list_children(key)} - seen:
+            seen.add(digest)
+            if not dying.issuperset(await index.list_parents(digest, len(dying) + 1)):
+                continue
+            for standing in await index.standings([digest], now_ms, policy.terms):
+                if is_at_once:
+                    _add_candidate(swept, standing, key)
+                else:
+                    swept.later_blobs += 1
+                    swept.later_bytes += standing.blob.size_bytes
+    return swept
+
+
+async def _lapsed_digests(index: Index, policy: GcPolicy, now_ms: int) -> AsyncIterator[Iterable[Digest]]:
+    after: bytes | None = None
+    while True:
+        page = await index.list_lapsed_holds(policy.terms, now_ms, after, policy.batch_max)
+        if page.items:
+            yield dict.fromkeys(page.items)
+        after = page.next
+        if after is None:
+            return
+
+
+def _add_candidate(swept: Swept, standing: Standing, keeper: ManifestKey | None) -> None:
+    """`keeper` is the dropped manifest that keeps the blob until then."""
+    if standing.is_held:
+        return
+    swept.candidates.append(
+        Candidate(
+            standing.blob.digest,
+            standing.blob.size_bytes,
+            "damaged" if standing.blob.state is BlobState.SUSPECT else "unreferenced",
+            standing.held_until_ms,
+            keeper or standing.last_referrer,
+            keeper is not None,
+        )
+    )
