@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import ExitStack
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any, TypeVar
 
 import msgspec
 
 from blobstore.abc.backend import CHUNK_BYTES
 from blobstore.descriptor import Descriptor
 from blobstore.digest import Digest
-from blobstore.errors import ArchiveInvalid, BlobUnknown, ContentMismatch
+from blobstore.errors import ArchiveInvalid, BlobstoreError, BlobUnknown, ContentMismatch
 from blobstore.events import EventSink, Progress, discard
 from blobstore.importers._plan import Plan, PlannedEntry, make_plan, read_manifest
 from blobstore.importers._sources import Content, DirectoryFiles, Source, TarFiles
@@ -24,8 +25,10 @@ from blobstore.names import RepositoryName, TagName
 from blobstore.pool import WorkerPool
 from blobstore.repository import Repository
 from blobstore.store import Store
+from blobstore.uploads import Upload
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # Small blobs cost a commit each, and concurrent commits are synced together; big ones cost reading and hashing.
 small_blob_max_bytes = 1024 * 1024
@@ -71,8 +74,8 @@ async def import_image(
 ) -> ImportReport:
     """Import all images of an OCI image layout (directory or tar) or a `docker save` tar into a repository.
 
-    Repeatable: blobs the repository sees already are not read again, so an import that was cut short goes on. Children are put
-    before parents and tags come last; a failure leaves no manifest without what it refers to.
+    Repeatable: blobs the repository sees already are not read again, so an import that was cut short goes on. All blobs come
+    before the first manifest, children before parents: a failure leaves no manifest or tag without what it refers to.
 
     Args:
         store: an open store.
@@ -146,10 +149,17 @@ class _Import:
                 *_workers(self._import_blob, small, small_blobs_at_once),
             ]
         )
-        tags = {entry.descriptor.digest: entry.tags for entry in self._plan.entries}
+        tags = self._tags()
         for level in self._plan.levels:
             await _run_at_once(_workers(lambda each: self._put_manifest(each, tags), level, manifests_at_once))
         return self._report()
+
+    def _tags(self) -> dict[Digest, tuple[TagName, ...]]:
+        found: dict[Digest, tuple[TagName, ...]] = {}
+        for entry in self._plan.entries:
+            # Two image indexes may have the same image standing in for them.
+            found[entry.descriptor.digest] = (*found.get(entry.descriptor.digest, ()), *entry.tags)
+        return found
 
     async def _import_blob(self, digest: Digest) -> None:
         size = self._plan.blobs[digest]
@@ -171,33 +181,34 @@ class _Import:
 
     def _open(self, digest: Digest, stack: ExitStack) -> Content:
         content = self._source.open(digest, stack)
-        if content is None:
-            raise ArchiveInvalid(f"{self._source.location}: blob {digest} is not there any more")
+        if content is None or content.size_bytes != self._plan.blobs[digest]:
+            raise ArchiveInvalid(f"{self._source.location}: blob {digest} was changed during the import; run it again")
         return content
 
     async def _copy(self, content: Content, digest: Digest, size: int) -> None:
-        async with self._repository.open_upload(digest) as upload:
+        async with AsyncExitStack() as stack:
+            upload = await _finished(self._start_upload(digest, stack))
             try:
                 while upload.offset < size:
                     chunk = await self._pool.finish(content.read, upload.offset, CHUNK_BYTES)
-                    if not chunk:
-                        break  # it became shorter; the commit says so
                     await upload.write(chunk)
                     self._bytes_read += len(chunk)
                     self._advance(len(chunk))
                 await upload.commit(digest, size)
             except ContentMismatch as error:
                 raise ArchiveInvalid(f"{self._source.location}: blob {digest}: {error}") from error
-            except BaseException:
-                # A next try reads the blob from its start, so a half one is of no use; after a commit this does nothing.
-                await upload.cancel()
-                raise
+
+    async def _start_upload(self, digest: Digest, stack: AsyncExitStack) -> Upload:
+        upload = await stack.enter_async_context(self._repository.open_upload(digest))
+        # A next try reads the blob from its start, so a half one is of no use; after a commit this does nothing.
+        stack.push_async_callback(_drop, upload)
+        return upload
 
     async def _put_manifest(self, descriptor: Descriptor, tags: dict[Digest, tuple[TagName, ...]]) -> None:
         body = await self._pool.finish(read_manifest, self._source, descriptor)
-        await self._repository.put_manifest(
-            body, descriptor.media_type, tags=tags.get(descriptor.digest, ()), digest=descriptor.digest
-        )
+        own_tags = tags.get(descriptor.digest, ())
+        putting = self._repository.put_manifest(body, descriptor.media_type, tags=own_tags, digest=descriptor.digest)
+        await _finished(putting)
 
     def _advance(self, done_bytes: int) -> None:
         self._bytes_done += done_bytes
@@ -220,9 +231,27 @@ def _imported(entry: PlannedEntry) -> ImportedManifest:
     return ImportedManifest(found.digest, found.media_type, found.size_bytes, entry.tags, entry.instead_of)
 
 
+async def _drop(upload: Upload) -> None:
+    with contextlib.suppress(BlobstoreError):
+        # The first error is the one to tell; an upload that stays is expired later.
+        await upload.cancel()
+
+
+async def _finished(work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, which a cancelled wait still waits for: an upload that was being started would stay open."""
+    running = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # seen, or asyncio would log it as lost
+        raise
+
+
 def _workers(
-    work: Callable[[Item], Awaitable[None]], items: Iterable[Item], at_once: int
-) -> list[Callable[[], Awaitable[None]]]:
+    work: Callable[[Item], Coroutine[Any, Any, None]], items: Iterable[Item], at_once: int
+) -> list[Callable[[], Coroutine[Any, Any, None]]]:
     """As many workers as may run at once, sharing `items`: a task for each item would be a million tasks."""
     waiting = iter(items)
 
@@ -233,18 +262,14 @@ def _workers(
     return [worker] * at_once
 
 
-async def _run_at_once(workers: Iterable[Callable[[], Awaitable[None]]]) -> None:
+async def _run_at_once(workers: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
     """Run all; the first error ends the others and is raised by itself, not in a group."""
     first: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             for worker in workers:
-                group.create_task(_awaited(worker))
+                group.create_task(worker())
     except BaseExceptionGroup as failed:
         first = failed.exceptions[0]
     if first is not None:
         raise first
-
-
-async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
-    await work()

@@ -14,7 +14,7 @@ import msgspec
 
 from blobstore.descriptor import Descriptor
 from blobstore.digest import Digest
-from blobstore.errors import ArchiveInvalid
+from blobstore.errors import ArchiveInvalid, StorageFailed
 from blobstore.importers._tar import Kind, Member, index_tar
 from blobstore.names import TagName
 
@@ -39,6 +39,7 @@ class Content(abc.ABC):
 
         Raises:
             ArchiveInvalid: there are fewer than there were.
+            StorageFailed: the file can't be read.
         """
 
 
@@ -54,7 +55,10 @@ class FileRange(Content):
         wanted = min(size_bytes, self.size_bytes - offset)
         pieces: list[bytes] = []
         while wanted > 0:
-            piece = os.pread(self._handle, wanted, self._start + offset)
+            try:
+                piece = os.pread(self._handle, wanted, self._start + offset)
+            except OSError as error:
+                raise StorageFailed(f"{self._location} can't be read: {error.strerror}") from error
             if not piece:
                 raise ArchiveInvalid(f"{self._location} became shorter while it was read")
             pieces.append(piece)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from blobstore.errors import ArchiveInvalid
+from blobstore.errors import ArchiveInvalid, StorageFailed
 
 tar_members_max = 1_000_000
 tar_extended_header_max_bytes = 64 * 1024
@@ -80,8 +80,12 @@ def index_tar(handle: int, location: str) -> dict[str, Member]:
     Raises:
         ArchiveInvalid: it is truncated or compressed, a name leads outside or stands twice over different content, a header is
             malformed, or a limit of this module is passed.
+        StorageFailed: the file can't be read.
     """
-    return _Indexer(handle, location).run()
+    try:
+        return _Indexer(handle, location).run()
+    except OSError as error:
+        raise StorageFailed(f"{location} can't be read: {error.strerror}") from error
 
 
 class _Indexer:
@@ -93,9 +97,7 @@ class _Indexer:
 
     def run(self) -> dict[str, Member]:
         self._refuse_compressed()
-        count = 0
-        for name, member in self._walk():
-            count += 1
+        for count, (name, member) in enumerate(self._walk(), start=1):
             if count > tar_members_max:
                 raise self._invalid(f"more than {tar_members_max} members")
             known = self._members.get(name)

@@ -24,6 +24,8 @@ LAYER_TYPE = "application/vnd.docker.image.rootfs.diff.tar"
 
 docker_images_max = 10_000
 
+_GZIP_MAGIC = b"\x1f\x8b"
+
 
 class _Image(msgspec.Struct):
     config: str = msgspec.field(name="Config")
@@ -76,7 +78,12 @@ class DockerArchive(Source):
         if len(diff_ids) != len(layers):
             raise ArchiveInvalid(f"{what} lists {len(diff_ids)} layers, {MANIFEST_FILE} lists {len(layers)}")
         for path, diff_id in zip(layers, diff_ids, strict=True):
-            descriptors.append(self._note(LAYER_TYPE, _parsed(diff_id, what), self._files.open_linked(path)))
+            layer = self._files.open_linked(path)
+            if layer.read(0, len(_GZIP_MAGIC)) == _GZIP_MAGIC:
+                raise ArchiveInvalid(
+                    f"layer {path!r:.200} in {self.location} is compressed; export it as an OCI layout"
+                )
+            descriptors.append(self._note(LAYER_TYPE, _parsed(diff_id, what), layer))
         manifest = _manifest_body(descriptors[0], descriptors[1:])
         descriptor = self._note(DOCKER_MANIFEST, Digest.of(manifest), HeldBytes(manifest))
         tags = (tag_of_reference(name) for name in image.repo_tags or ())
