@@ -165,11 +165,19 @@ def _verdict(blob: Blob, keepers: list[Keeper], holds: list[ShownHold], trash: T
         )
     if blob.state is BlobState.SUSPECT:
         return "its bytes are missing or damaged; push it again to heal it"
-    if keepers:
-        tagged = [keeper for keeper in keepers if keeper.tags]
-        if tagged:
-            return f"lives: {tagged[0].path[0].repository}:{tagged[0].tags[0]} needs it"
-        return "lives: untagged manifests refer to it; they go with --delete-untagged, or when their subject's grace is over"
+    return _verdict_of_keepers(keepers) if keepers else _verdict_of_holds(blob, holds)
+
+
+def _verdict_of_keepers(keepers: list[Keeper]) -> str:
+    tagged = [keeper for keeper in keepers if keeper.tags]
+    if tagged:
+        return f"lives: {tagged[0].path[0].repository}:{tagged[0].tags[0]} needs it"
+    if all(keeper.root == "subject-gone" for keeper in keepers):
+        return "lives until the grace of its manifests is over: their subject was deleted"
+    return "lives: untagged manifests refer to it; they go with --delete-untagged"
+
+
+def _verdict_of_holds(blob: Blob, holds: list[ShownHold]) -> str:
     if any(hold.is_pin for hold in holds):
         return f"lives: it is pinned; `blobstore unpin {blob.digest}` ends that"
     held = [hold for hold in holds if not hold.is_lapsed]

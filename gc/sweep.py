@@ -67,8 +67,15 @@ async def sweep_lapsed(index: Index, marked: Marked, policy: GcPolicy, now_ms: i
         for standing in await index.standings(fresh, now_ms, policy.terms):
             if not standing.has_edge and standing.blob.state is not BlobState.CONDEMNED:
                 _add_candidate(swept, standing, None)
+    await _sweep_let_go(index, marked, policy, now_ms, swept)
+    return swept
+
+
+async def _sweep_let_go(index: Index, marked: Marked, policy: GcPolicy, now_ms: int, swept: Swept) -> None:
+    """The blobs that only records of this plan's drops keep."""
     is_at_once = policy.terms.term_ms == 0
     dying = {drop.key for group in marked.groups for drop in group}
+    seen: set[Digest] = set()
     for key in dying:
         for digest in {key.digest, *await index.list_children(key)} - seen:
             seen.add(digest)
@@ -80,7 +87,6 @@ async def sweep_lapsed(index: Index, marked: Marked, policy: GcPolicy, now_ms: i
                 else:
                     swept.later_blobs += 1
                     swept.later_bytes += standing.blob.size_bytes
-    return swept
 
 
 async def _lapsed_digests(index: Index, policy: GcPolicy, now_ms: int) -> AsyncIterator[Iterable[Digest]]:

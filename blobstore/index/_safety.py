@@ -82,7 +82,11 @@ def _judge(tx: Transaction, seen: Seen) -> Verdict:
         row = state.get_blob(tx, seen.digest.value)
         if row is not None and row.generation == generation:
             return Verdict.KNOWN
-    if state.get_trash(tx, generation) is not None or tx.get(Table.INTENTS_BY_GENERATION, generation) is not None:
+    if tx.get(Table.INTENTS_BY_GENERATION, generation) is not None:
+        return Verdict.KNOWN
+    trash = state.get_trash(tx, generation)
+    # The row of an expired upload doesn't know the name its process published the bytes under before it died.
+    if trash is not None and (trash.digest is not None or seen.key in trash.names):
         return Verdict.KNOWN
     stored = tx.get(Table.EPOCHS, generation[:8])
     is_ours = stored is not None and seen.generation.counter <= records.from_u64(stored)
