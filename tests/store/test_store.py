@@ -1,0 +1,351 @@
+"""Opening a store, and everything that must not be opened."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import push_blob
+
+import blobstore
+from blobstore.app import make_collector, rebuild_index
+from blobstore.blocking import BlockingStore
+from blobstore.digest import Digest
+from blobstore.errors import (
+    BlobDamaged,
+    BlobUnknown,
+    ConfigInvalid,
+    ForeignStore,
+    FormatUnsupported,
+    IndexMissing,
+    ManifestInvalid,
+    RangeInvalid,
+    StillReferenced,
+    StoreBusy,
+    StoreFrozen,
+    StoreUnknown,
+)
+from blobstore.gc import GcPolicy
+from blobstore.store import Store
+from blobstore.testing.fakes import image, image_index
+
+
+async def open_and_close(place: str, **options: object) -> None:
+    async with blobstore.open(place, **options):  # type: ignore[arg-type]
+        pass
+
+
+async def push_image(store: Store, number: int, repository: str = "app") -> blobstore.Digest:
+    for data in (b"config %d" % number, b"layer %d" % number, b"shared"):
+        await push_blob(store, data, repository)
+    manifest = image(b"config %d" % number, [b"layer %d" % number, b"shared"])
+    await store.repository(repository).put_manifest(manifest.body, tag=f"v{number}")
+    return manifest.digest
+
+
+async def test_a_mistyped_place_makes_nothing(place: str) -> None:
+    """Opening without create names the place and leaves it untouched."""
+    with pytest.raises(StoreUnknown, match=place):
+        await open_and_close(place)
+    assert not os.path.exists(place)
+    for url in ("s3://bucket/prefix", "ftp://host", "file://host/path", ""):
+        with pytest.raises(ConfigInvalid):
+            await open_and_close(url)
+
+
+async def test_a_store_whose_index_is_lost_is_not_given_an_empty_one(place: str) -> None:
+    """Also not with create; the error names the rebuild."""
+    await open_and_close(place, create=True)
+    shutil.rmtree(f"{place}/index")
+    for create in (False, True):
+        with pytest.raises(IndexMissing, match="index rebuild"):
+            await open_and_close(place, create=create)
+
+
+async def test_another_stores_index_is_refused(place: str) -> None:
+    """Whichever way they are mixed up."""
+    await open_and_close(place, create=True)
+    await open_and_close(f"{place}2", create=True)
+    with pytest.raises(ForeignStore):
+        await open_and_close(place, index=f"lmdb://{place}2/index")
+
+
+@pytest.mark.parametrize("marker", [b'{"format":99,"store_id":"a","index_id":"b"}', b"garbage", b"", b"[]"])
+async def test_a_marker_of_another_version_is_refused(place: str, marker: bytes) -> None:
+    """And one that is no marker at all."""
+    await open_and_close(place, create=True)
+    Path(place, "blobstore.json").write_bytes(marker)
+    with pytest.raises(FormatUnsupported):
+        await open_and_close(place)
+
+
+async def test_an_index_of_garbage_is_refused(place: str) -> None:
+    """With the way out."""
+    await open_and_close(place, create=True)
+    Path(place, "index", "data.mdb").write_bytes(os.urandom(8192))
+    with pytest.raises(IndexMissing, match="rebuild"):
+        await open_and_close(place)
+
+
+async def test_reading_ranges(store: Store) -> None:
+    """The end is clamped, the start is not."""
+    descriptor = await push_blob(store, b"0123456789")
+    for start, stop, expected in ((0, 3, b"012"), (8, 100, b"89"), (10, None, b""), (4, 4, b"")):
+        async with store.repository("app").open_blob(descriptor.digest, start, stop) as blob:
+            assert await blob.read() == expected
+    for start, stop in ((11, None), (-1, 3), (5, 4)):
+        with pytest.raises(RangeInvalid):
+            async with store.repository("app").open_blob(descriptor.digest, start, stop):
+                pass
+
+
+async def test_damaged_bytes_never_arrive_in_full(store: Store, place: str) -> None:
+    """The last chunk is withheld until the whole is verified; vanished bytes are told as damage too."""
+    data = os.urandom(3 * 1024 * 1024)
+    descriptor = await push_blob(store, data)
+    path = Path(place, (await store.stat_blob(descriptor.digest)).names[0])
+    path.chmod(0o600)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    seen: list[int] = []
+
+    async def read() -> None:
+        async with store.open_blob(descriptor.digest) as blob:
+            async for chunk in blob:
+                seen.append(len(chunk))  # noqa: PERF401 - what arrived before the error counts
+
+    with pytest.raises(BlobDamaged):
+        await read()
+    assert sum(seen) < len(data)
+    path.unlink()
+    with pytest.raises(BlobDamaged, match="missing"):
+        async with store.open_blob(descriptor.digest):
+            pass
+
+
+async def test_a_repository_sees_only_its_own_blobs(store: Store) -> None:
+    """Knowing a digest gives nothing; a mount does, if the source sees the blob."""
+    descriptor = await push_blob(store, b"secret", "theirs")
+    with pytest.raises(BlobUnknown):
+        await store.repository("ours").stat_blob(descriptor.digest)
+    with pytest.raises(BlobUnknown):
+        await store.repository("ours").mount_blob(descriptor.digest, "ours")
+    await store.repository("ours").mount_blob(descriptor.digest, "theirs")
+    async with store.repository("ours").open_blob(descriptor.digest) as blob:
+        assert await blob.read() == b"secret"
+
+
+async def test_what_is_referred_to_is_not_deleted(store: Store) -> None:
+    """A child of an image index, and a blob of a manifest: refused, naming what refers to them."""
+    digest = await push_image(store, 1)
+    child = await store.repository("app").get_manifest(digest)
+    parent = image_index([child])
+    await store.repository("app").put_manifest(parent.body)
+    with pytest.raises(StillReferenced, match=str(parent.digest)):
+        await store.repository("app").delete_manifest(digest)
+    with pytest.raises(StillReferenced, match=str(digest)):
+        await store.repository("app").delete_blob(Digest.of(b"shared"))
+    await store.repository("app").delete_manifest(parent.digest)
+    await store.repository("app").delete_manifest(digest)
+    await store.repository("app").delete_blob(Digest.of(b"shared"))
+    with pytest.raises(BlobUnknown):
+        await store.repository("app").stat_blob(Digest.of(b"shared"))
+
+
+async def test_referrers_are_listed_whether_their_subject_is_here_or_not(store: Store) -> None:
+    """With artifact type and annotations, filtered on demand."""
+    subject = image(b"never pushed", [])
+    await push_blob(store, b"{}")
+    body = json.loads(image(b"{}", [], subject=subject).body)
+    body |= {"artifactType": "application/x.sbom", "annotations": {"made-by": "us"}}
+    await store.repository("app").put_manifest(json.dumps(body).encode())
+    found = [each async for each in store.repository("app").referrers(subject.digest)]
+    assert [(each.artifact_type, each.annotations) for each in found] == [("application/x.sbom", {"made-by": "us"})]
+    assert [each async for each in store.repository("app").referrers(subject.digest, "application/other")] == []
+
+
+async def test_a_refused_manifest_leaves_no_trace(store: Store) -> None:
+    """Neither record nor bytes nor upload."""
+    with pytest.raises(ManifestInvalid):
+        await store.repository("app").put_manifest(b"{}")
+    await store.parts.cleaner.aclose()
+    totals = await store.totals()
+    assert (totals.manifests, totals.uploads, totals.trash, totals.present_blobs) == (0, 0, 0, 0)
+
+
+async def everything(store: Store) -> object:
+    """All that a rebuild must bring back."""
+    names = [name async for name in store.repositories()]
+    tags = {
+        name: [(entry.tag, entry.digest, entry.updated_at_ms) async for entry in store.repository(name).tags()]
+        for name in names
+    }
+    nodes = [node.record.key async for node in scan(store)]
+    pins = list(await store.index.list_pins(None, 100))
+    blobs = [each.blob.digest for each in (await store.index.scan_references(None, 1000)).items]
+    return names, tags, sorted(nodes), pins, blobs
+
+
+async def scan(store: Store):  # type: ignore[no-untyped-def]
+    for node in (await store.index.scan_manifests(None, 1000)).items:
+        yield node
+
+
+@pytest.mark.parametrize("with_checkpoint", [False, True])
+async def test_the_index_is_rebuilt_from_the_backend_alone(place: str, with_checkpoint: bool) -> None:
+    """Every blob, manifest, tag, pin and alias; deletions stay deleted; uploads go on working after it."""
+    async with blobstore.open(place, create=True) as store:
+        for number in range(3):
+            await push_image(store, number)
+        await push_image(store, 7, "other/repository")
+        await push_image(store, 8, "removed")
+        if with_checkpoint:
+            await store.checkpoint()
+        await store.repository("app").untag("v0")
+        await store.repository("app").tag("v1", "latest")
+        await store.repository("app").delete_manifest((await store.repository("app").find_manifest("v2")).key.digest)
+        await store.repository("removed").remove()
+        async with await store.open_pinned_upload() as upload:
+            await upload.write(b"pinned")
+            await upload.commit(Digest.of(b"pinned", blobstore.Algorithm.SHA512))
+        async with await store.open_pinned_upload() as upload:
+            await upload.write(b"unpinned")
+            await store.unpin((await upload.commit()).digest)
+        before = await everything(store)
+    shutil.rmtree(f"{place}/index")
+    report = await rebuild_index(place)
+    assert report.problems == []
+    async with blobstore.open(place) as store:
+        assert await everything(store) == before
+        assert (await store.stat_blob(Digest.of(b"pinned", blobstore.Algorithm.SHA512))).size_bytes == 6
+        await push_image(store, 9)
+        collected = await make_collector(store, GcPolicy(grace_s=0, quarantine_s=0)).run()
+        assert collected.freed_blobs == 7
+        assert len([entry async for entry in store.repository("app").tags()]) == 3
+    await rebuild_index(place)
+    async with blobstore.open(place) as store:
+        assert len([entry async for entry in store.repository("app").tags()]) == 3
+
+
+async def test_a_rebuild_tells_what_is_lost_and_a_push_heals_it(place: str) -> None:
+    """A layer whose bytes are gone makes its image suspect, not invisible."""
+    async with blobstore.open(place, create=True) as store:
+        await push_image(store, 1)
+        path = Path(place, (await store.stat_blob(Digest.of(b"layer 1"))).names[0])
+    path.unlink()
+    report = await rebuild_index(place)
+    assert len(report.problems) == 1
+    assert str(Digest.of(b"layer 1")) in report.problems[0]
+    async with blobstore.open(place) as store:
+        await store.repository("app").get_manifest("v1")
+        with pytest.raises(BlobUnknown):
+            await store.repository("app").stat_blob(Digest.of(b"layer 1"))
+        await push_blob(store, b"layer 1")
+        await store.repository("app").stat_blob(Digest.of(b"layer 1"))
+        assert (await make_collector(store, GcPolicy(grace_s=0, quarantine_s=0)).run()).freed_blobs == 0
+
+
+async def test_of_several_copies_the_rebuild_takes_one_that_hashes_right(place: str) -> None:
+    """The others are trash, freed once the first grace is over."""
+    async with blobstore.open(place, create=True) as store:
+        await push_image(store, 1)
+        path = Path(place, (await store.stat_blob(Digest.of(b"layer 1"))).names[0])
+    damaged = path.with_name(path.name[:-32] + "0" * 31 + "1")
+    damaged.write_bytes(b"lAyer 1")
+    report = await rebuild_index(place)
+    assert (report.superfluous, report.problems) == (1, [])
+    async with blobstore.open(place) as store, store.open_blob(Digest.of(b"layer 1")) as blob:
+        assert await blob.read() == b"layer 1"
+
+
+async def test_an_older_copy_of_the_index_serves_but_does_not_collect(place: str) -> None:
+    """What it doesn't know of is never taken for garbage; a rebuild brings the newest state back."""
+    async with blobstore.open(place, create=True) as store:
+        await push_image(store, 1)
+    shutil.copytree(f"{place}/index", f"{place}/backup")
+    async with blobstore.open(place) as store:
+        await push_image(store, 2)
+    shutil.rmtree(f"{place}/index")
+    shutil.move(f"{place}/backup", f"{place}/index")
+    async with blobstore.open(place) as store:
+        await store.repository("app").get_manifest("v1")
+        with pytest.raises(StoreFrozen):
+            await make_collector(store, GcPolicy(grace_s=0, quarantine_s=0)).run()
+    await rebuild_index(place)
+    async with blobstore.open(place) as store:
+        await store.repository("app").get_manifest("v2")
+        assert (await make_collector(store, GcPolicy(grace_s=0, quarantine_s=0)).run()).freed_blobs == 0
+
+
+async def test_a_rebuild_waits_for_nobody(place: str, store: Store) -> None:
+    """While a process has the store open it is refused, and nothing is touched."""
+    await push_image(store, 1)
+    with pytest.raises(StoreBusy):
+        await rebuild_index(place)
+    await store.repository("app").get_manifest("v1")
+
+
+async def test_a_rebuild_that_died_is_begun_anew(place: str) -> None:
+    """Until then the store is not opened with half an index."""
+    async with blobstore.open(place, create=True) as store:
+        await push_image(store, 1)
+    marker = Path(place, "blobstore.json")
+    marker.write_text(marker.read_text().replace('"ready"', '"rebuilding"'))
+    with pytest.raises(StoreFrozen, match="rebuild"):
+        await open_and_close(place)
+    await rebuild_index(place)
+    async with blobstore.open(place) as store:
+        await store.repository("app").get_manifest("v1")
+
+
+FORKED = """
+import asyncio, os, sys
+import blobstore
+
+async def main(place):
+    async with blobstore.open(place, create=True) as store:
+        child = os.fork()
+        if child == 0:
+            try:
+                await store.totals()
+            except blobstore.IndexPoisoned as error:
+                os.write(1, b"refused" if b"fork" in str(error).encode() else b"other")
+            os._exit(0)
+        os.waitpid(child, 0)
+        await store.totals()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_a_store_opened_before_a_fork_is_refused_in_the_child(place: str) -> None:
+    """LMDB would work there, and corrupt."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED, place], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.returncode) == ("refused", 0), done.stderr
+
+
+def test_the_blocking_face_does_the_whole_story(place: str, tmp_path: Path) -> None:
+    """Put, manifest, tags, get, collect, from a plain script."""
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(3 * 1024 * 1024))
+    with BlockingStore(place, create=True) as store:
+        config = store.put(b"config", repository="app")
+        with big.open("rb") as file:
+            layer = store.put(file, repository="app")
+        manifest = image(b"config", [big.read_bytes()])
+        put = store.put_manifest("app", manifest.body, tag="v1")
+        assert store.get(layer.digest) == big.read_bytes()
+        assert (store.repositories(), store.tags("app")) == (["app"], {"v1": put.digest})
+        assert store.get_manifest("app", "v1").config.digest == config.digest
+        pinned = store.put(b"pinned")
+        store.unpin(pinned.digest)
+        policy = GcPolicy(grace_s=0, quarantine_s=0)
+        assert store.collect(policy, dry_run=True).freed_blobs == store.collect(policy).freed_blobs == 1
+    with pytest.raises(StoreUnknown), BlockingStore(str(tmp_path / "none")):
+        pass
