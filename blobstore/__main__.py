@@ -1,0 +1,5 @@
+"""`python -m blobstore`: the command line."""
+
+from blobstore.cli import main
+
+main()

@@ -1,0 +1,143 @@
+"""`check` and `index rebuild`: what lies on the disk against what the index says."""
+
+# ruff: noqa: D417 - docstrings are the help of the command; `common` is told option by option, in _common.py
+
+from __future__ import annotations
+
+from typing import Any
+
+from blobstore.app import make_backend, rebuild_index
+from blobstore.cli._common import Common
+from blobstore.cli._errors import FAILED
+from blobstore.cli._output import Output
+from blobstore.cli._progress import reporting
+from blobstore.errors import StoreUnknown
+from blobstore.locations import parse_store_url
+from blobstore.marker import read_marker
+from blobstore.reconcile import MissingReport, OrphanReport, find_missing, find_orphans
+from blobstore.scrub import ScrubReport, scrub
+from blobstore.units import format_size
+
+_DEFAULTS = Common()
+_HEAL = "push it again to heal it"
+
+
+async def check(*, read_data: bool = False, common: Common = _DEFAULTS) -> int:
+    """Compare index and backend, both ways. What is damaged is marked, so that a push heals it; nothing is deleted.
+
+    Parameters
+    ----------
+    read_data
+        Read every blob and compare it with its hash.
+    """
+    output = Output(common)
+    # The report says all that an alarm says.
+    with reporting(common, shows_alarms=False) as events:
+        async with common.open_store(events) as store:
+            recheck_s = store.backend.properties.recheck_s
+            orphans = await find_orphans(store.index, store.backend, store.parts.clock, events)
+            missing = await find_missing(store.index, store.backend, recheck_s=recheck_s, events=events)
+            read = await scrub(store.parts, recheck_s=recheck_s) if read_data else None
+            frozen = (await store.index.guards()).frozen
+    problems = _problems(orphans, missing, read, frozen)
+    output.document(_document(orphans, missing, read, frozen, is_ok=not problems))
+    _show(output, orphans, missing, read, problems)
+    return FAILED if problems else 0
+
+
+def _problems(orphans: OrphanReport, missing: MissingReport, read: ScrubReport | None, frozen: str | None) -> list[str]:
+    found = [f"the bytes of {digest} are missing; {_HEAL}" for digest in missing.missing]
+    found += [f"{digest} has a wrong size; {_HEAL}" for digest in missing.wrong_size]
+    found += [f"{digest} was found damaged by an earlier check; {_HEAL}" for digest in missing.suspect]
+    found += [f"{digest} is damaged; {_HEAL}" for digest in (read.damaged if read is not None else [])]
+    found += [f"{text}; `blobstore index rebuild` makes a new index" for text in missing.index_problems]
+    if orphans.aliens:
+        found.append(f"{orphans.aliens} files were written by processes this index knows nothing of")
+    if frozen is not None:
+        found.append(f"{frozen}; nothing is collected until `blobstore index rebuild`")
+    return found
+
+
+def _document(
+    orphans: OrphanReport, missing: MissingReport, read: ScrubReport | None, frozen: str | None, *, is_ok: bool
+) -> dict[str, Any]:
+    return {
+        "ok": is_ok,
+        "files": {
+            "listed": orphans.listed,
+            "orphans": orphans.orphans,
+            "orphan_bytes": orphans.orphan_bytes,
+            "aliens": orphans.aliens,
+            "unknown_names": orphans.unknown_names,
+            "unknown_shown": orphans.unknown_shown,
+        },
+        "blobs": {
+            "checked": missing.blobs,
+            "bytes": missing.size_bytes,
+            "missing": [str(digest) for digest in missing.missing],
+            "wrong_size": [str(digest) for digest in missing.wrong_size],
+            "suspect": [str(digest) for digest in missing.suspect],
+        },
+        "read": None
+        if read is None
+        else {"blobs": read.blobs, "bytes": read.size_bytes, "damaged": [str(digest) for digest in read.damaged]},
+        "index_problems": missing.index_problems,
+        "frozen": frozen,
+    }
+
+
+def _show(
+    output: Output, orphans: OrphanReport, missing: MissingReport, read: ScrubReport | None, problems: list[str]
+) -> None:
+    output.remark(f"{missing.blobs} blobs ({format_size(missing.size_bytes)}) and {orphans.listed} files compared")
+    if read is not None:
+        output.remark(f"{read.blobs} blobs ({format_size(read.size_bytes)}) read")
+    if orphans.orphans:
+        output.remark(
+            f"{orphans.orphans} files ({format_size(orphans.orphan_bytes)}) that a crash left went to the trash; gc frees them"
+        )
+    if orphans.unknown_names:
+        output.remark(f"{orphans.unknown_names} files are not of this store, and are left alone:")
+        for name in orphans.unknown_shown:
+            output.remark(f"  {name!r}")
+    for problem in problems:
+        output.remark(f"problem: {problem}")
+    output.remark("no damage found" if not problems else f"{len(problems)} problems")
+
+
+async def rebuild(*, common: Common = _DEFAULTS) -> int:
+    """Make a new index from what lies on the backend. The old one is moved aside; no other process may have the store open."""
+    output = Output(common)
+    settings = common.settings()
+    await _check_store_exists(settings.store)
+    with reporting(common) as events:
+        report = await rebuild_index(settings.store, index=settings.index, events=events)
+    output.document(
+        {
+            "blobs": report.blobs,
+            "bytes": report.size_bytes,
+            "manifests": report.manifests,
+            "tags": report.tags,
+            "pins": report.pins,
+            "superfluous": report.superfluous,
+            "problems": report.problems,
+        }
+    )
+    output.remark(
+        f"a new index of {report.blobs} blobs ({format_size(report.size_bytes)}), {report.manifests} manifests, "
+        f"{report.tags} tags, {report.pins} pins; nothing is condemned for one grace"
+    )
+    for problem in report.problems:
+        output.remark(f"problem: {problem}")
+    return FAILED if report.problems else 0
+
+
+async def _check_store_exists(url: str) -> None:
+    """Before a directory or a lock is made for its index."""
+    backend = make_backend(parse_store_url(url))
+    await backend.open()
+    try:
+        if await read_marker(backend) is None:
+            raise StoreUnknown(f"there is no store at {backend.location}; `blobstore init` makes one")
+    finally:
+        await backend.aclose()

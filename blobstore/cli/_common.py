@@ -1,0 +1,104 @@
+"""The options that every command has, and where they and the environment and the configuration file lead."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from blobstore.app import open_store
+from blobstore.config import Config, GcConfig, load_config
+from blobstore.events import EventSink
+from blobstore.gc import GcPolicy
+from blobstore.locations import DEFAULT_STORE, parse_index_url, parse_store_url
+from blobstore.promises import GRACE_S_DEFAULT, HoldTerms
+from blobstore.store import Store
+from blobstore.units import parse_duration_s
+
+STORE_VARIABLE = "BLOBSTORE_STORE"
+INDEX_VARIABLE = "BLOBSTORE_INDEX"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Where the store is and how it is collected, after everything that may say so was asked."""
+
+    store: str
+    index: str | None
+    gc: GcConfig
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """Options of every command. A dataclass, as Cyclopts reads its options off one."""
+
+    store: Annotated[str | None, Parameter(help="The store, a path or URL [env: BLOBSTORE_STORE].")] = None
+    index: Annotated[str | None, Parameter(help="The index, lmdb:///path [env: BLOBSTORE_INDEX].")] = None
+    config: Annotated[str | None, Parameter(help="A configuration file, TOML.")] = None
+    json: Annotated[bool, Parameter(help="Print one JSON document.")] = False
+    quiet: Annotated[bool, Parameter(help="Print nothing but what was asked for.")] = False
+
+    def settings(self) -> Settings:
+        """Command line before environment before file before default. Empty variables count as unset.
+
+        Raises:
+            ConfigInvalid: one of them can't be used.
+        """
+        config = load_config(self.config) if self.config is not None else Config()
+        store = _first(self.store, os.environ.get(STORE_VARIABLE) or None, config.store) or ""
+        if self.store is None and not store:
+            store = DEFAULT_STORE
+        index = _first(self.index, os.environ.get(INDEX_VARIABLE) or None, config.index)
+        parse_store_url(store)
+        if index is not None:
+            parse_index_url(index)
+        return Settings(store, index, config.gc)
+
+    @asynccontextmanager
+    async def open_store(self, events: EventSink, *, create: bool = False) -> AsyncIterator[Store]:
+        """The store these options name."""
+        settings = self.settings()
+        async with open_store(
+            settings.store, index=settings.index, create=create, terms=_terms(settings.gc), events=events
+        ) as store:
+            yield store
+
+
+def policy_of(
+    config: GcConfig,
+    *,
+    grace: str | None = None,
+    quarantine: str | None = None,
+    delete_untagged: bool | None = None,
+    max_share: float | None = None,
+) -> GcPolicy:
+    """The policy of a collection: the command line's words, then the file's, then the defaults.
+
+    Raises:
+        ConfigInvalid: a duration or a share is none.
+    """
+    policy = GcPolicy()
+    grace, quarantine = _first(grace, config.grace), _first(quarantine, config.quarantine)
+    wanted = {
+        "grace_s": parse_duration_s(grace) if grace is not None else None,
+        "quarantine_s": parse_duration_s(quarantine) if quarantine is not None else None,
+        "delete_untagged": config.delete_untagged if delete_untagged is None else delete_untagged,
+        "max_share": config.max_share if max_share is None else max_share,
+    }
+    return msgspec.structs.replace(policy, **{key: value for key, value in wanted.items() if value is not None})
+
+
+def _terms(config: GcConfig) -> HoldTerms:
+    """Promises last as long as the collector waits. No shorter than usual: with a grace of 0 an import would lose its own
+    blobs before their manifest comes."""
+    grace_s = parse_duration_s(config.grace) if config.grace is not None else GRACE_S_DEFAULT
+    return HoldTerms(grace_s=max(grace_s, GRACE_S_DEFAULT))
+
+
+def _first(*values: str | None) -> str | None:
+    return next((value for value in values if value is not None), None)

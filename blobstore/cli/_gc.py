@@ -1,0 +1,105 @@
+"""`gc`: plan, and carry out."""
+
+# ruff: noqa: D417 - docstrings are the help of the command; `common` is told option by option, in _common.py
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from blobstore.app import make_collector
+from blobstore.cli._common import Common, policy_of
+from blobstore.cli._errors import UsageInvalid
+from blobstore.cli._gc_text import find_holds, show_report
+from blobstore.cli._output import Output
+from blobstore.cli._progress import Reporter, reporting
+from blobstore.cli._streams import STANDARD, check_path, open_output
+from blobstore.gc import GcPolicy, RunReport
+from blobstore.gc.collector import predict
+from blobstore.gc.plan import Plan, decode_plan, encode_plan
+from blobstore.store import Store
+
+_DEFAULTS = Common()
+
+
+async def gc(
+    *,
+    dry_run: bool = False,
+    grace: str | None = None,
+    quarantine: str | None = None,
+    delete_untagged: Annotated[bool | None, Parameter(negative="--no-delete-untagged")] = None,
+    incremental: bool = False,
+    max_share: float | None = None,
+    plan: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    common: Common = _DEFAULTS,
+) -> None:
+    """Find the blobs that no live manifest shares, condemn them, and free those whose quarantine is over.
+
+    Parameters
+    ----------
+    dry_run
+        Change nothing; name exactly what a run at this moment would condemn and free.
+    grace
+        How long a blob must have been unreferenced: 90s, 24h, 7d. Default 24h. 0s owes pushes under way nothing.
+    quarantine
+        How long condemned bytes are kept for `gc undo` and for readers under way. Default 1h.
+    delete_untagged
+        Manifests go too that have no tag, that no live manifest refers to and whose subject is not live.
+    incremental
+        Look only at what was let go since the last run.
+    max_share
+        Refuse to let go of more than this share of a large store's blobs. Default 0.5.
+    plan
+        With --dry-run, write the plan to this file; without, carry out the plan in it, re-checking each line.
+    """
+    output = Output(common)
+    given: dict[str, object] = {
+        "--grace": grace,
+        "--quarantine": quarantine,
+        "--delete-untagged": delete_untagged,
+        "--incremental": incremental or None,
+        "--max-share": max_share,
+    }
+    is_old_plan = plan is not None and not dry_run
+    _check_combination(plan, given if is_old_plan else {})
+    policy = policy_of(
+        common.settings().gc, grace=grace, quarantine=quarantine, delete_untagged=delete_untagged, max_share=max_share
+    )
+    old_plan = _read_plan(plan) if plan is not None and is_old_plan else None
+    with reporting(common) as events:
+        async with common.open_store(events) as store:
+            if old_plan is not None:
+                # With the policy it was made with.
+                report = await make_collector(store, old_plan.policy, events=events).carry_out(old_plan)
+            elif dry_run:
+                report = await _plan(store, policy, events, plan, is_full=not incremental)
+            else:
+                report = await make_collector(store, policy, events=events).run(is_full=not incremental)
+            held = await find_holds(store, report) if output.is_talkative else None
+    output.document(report.to_json())
+    show_report(output, report, held, plan if dry_run else None)
+
+
+def _check_combination(plan: str | None, given: dict[str, object]) -> None:
+    wrong = [option for option, value in given.items() if value is not None]
+    if wrong:
+        raise UsageInvalid(
+            f"{wrong[0]} can't be combined with the plan in {plan}, which has a policy of its own; "
+            "give it to `gc --dry-run --plan FILE`"
+        )
+    if plan is not None and check_path(plan) == STANDARD:
+        raise UsageInvalid("--plan takes the name of a file")
+
+
+def _read_plan(path: str) -> Plan:
+    with open(path, "rb") as file:
+        return decode_plan(file.read())
+
+
+async def _plan(store: Store, policy: GcPolicy, events: Reporter, path: str | None, *, is_full: bool) -> RunReport:
+    plan = await make_collector(store, policy, events=events).plan(is_full=is_full)
+    if path is not None:
+        with open_output(path, "a plan") as target:
+            await target.write(encode_plan(plan))
+    return predict(plan)

@@ -1,0 +1,71 @@
+"""What a command prints: one JSON document, or lines and tables for a person."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from blobstore.cli._common import Common
+from blobstore.cli._errors import one_line
+
+# Wide enough for any row: a table in a file or a pipe is not folded.
+_PIPE_WIDTH_CHARS = 10_000
+
+
+class Output:
+    """Standard output as the common options want it."""
+
+    def __init__(self, common: Common) -> None:
+        self._is_json, self._is_quiet = common.json, common.quiet
+
+    @property
+    def is_for_people(self) -> bool:
+        """Whether lines and tables are wanted at all."""
+        return not self._is_json
+
+    @property
+    def is_talkative(self) -> bool:
+        """Whether remarks are, beyond what was asked for."""
+        return not (self._is_json or self._is_quiet)
+
+    def document(self, document: dict[str, Any]) -> None:
+        """The JSON document, if one is wanted."""
+        if self._is_json:
+            print(json.dumps(document, indent=2))
+
+    def answer(self, text: str) -> None:
+        """What was asked for."""
+        if self.is_for_people:
+            print(text)
+
+    def remark(self, text: str) -> None:
+        """What a person may like to know; --quiet leaves it out."""
+        if self.is_talkative:
+            print(text)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Rows below headings; a heading that begins with ">" is of a column of numbers."""
+        if not self.is_for_people:
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for column in columns:
+            is_number = column.startswith(">")
+            table.add_column(column.lstrip(">"), justify="right" if is_number else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        # No markup, no highlighting: values are shown as they are.
+        width = None if sys.stdout.isatty() else _PIPE_WIDTH_CHARS
+        console = Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
+        with console.capture() as capture:
+            console.print(table)
+        print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def warn(text: str) -> None:
+    """A line on standard error that is no error."""
+    print(f"blobstore: warning: {one_line(text)}", file=sys.stderr)
