@@ -10,8 +10,10 @@ import msgspec
 
 from blobstore.abc.backend import CHUNK_BYTES, Backend, read_all
 from blobstore.abc.index import Index
+from blobstore.clock import Clock
 from blobstore.digest import Digest
-from blobstore.errors import JournalDamaged, RepositoryUnknown, StoreFrozen
+from blobstore.errors import BlobstoreError, JournalDamaged, RepositoryUnknown, StoreFrozen
+from blobstore.events import Alarm, EventSink, discard
 from blobstore.layout import (
     CHECKPOINT_PREFIX,
     JOURNAL_PREFIX,
@@ -35,17 +37,13 @@ _SLICE = 1000
 class Journal:
     """Carries the outbox of the index to the backend; one for each open store."""
 
-    def __init__(self, index: Index, backend: Backend) -> None:
-        self._index, self._backend = index, backend
+    def __init__(self, index: Index, backend: Backend, clock: Clock, events: EventSink = discard) -> None:
+        self._index, self._backend, self._clock, self._events = index, backend, clock, events
         self._lock = asyncio.Lock()
         self._flushed = 0
         self._trimmed = 0
         self._objects_since_checkpoint = 0
-
-    @property
-    def is_checkpoint_due(self) -> bool:
-        """Whether this process has written so much that a checkpoint would spare the next rebuild some reading."""
-        return self._objects_since_checkpoint >= CHECKPOINT_EVERY_OBJECTS
+        self._checkpointing: asyncio.Task[None] | None = None
 
     async def settle(self, sequence: int) -> None:
         """Return when the backend holds every change up to `sequence`. Whoever waits carries the others' too, those of a dead
@@ -54,6 +52,20 @@ class Journal:
             async with self._lock:
                 if self._flushed < sequence:
                     await self._flush_some()
+        if self._objects_since_checkpoint >= CHECKPOINT_EVERY_OBJECTS:
+            self._start_checkpoint()
+
+    def _start_checkpoint(self) -> None:
+        """Behind the answers: it only makes the next rebuild shorter."""
+        if self._checkpointing is None or self._checkpointing.done():
+            self._objects_since_checkpoint = 0
+            self._checkpointing = asyncio.create_task(self._checkpoint_quietly())
+
+    async def _checkpoint_quietly(self) -> None:
+        try:
+            await self.checkpoint()
+        except BlobstoreError as error:
+            self._events(Alarm(f"no checkpoint could be written: {error}; the journal grows until one can"))
 
     async def flush(self) -> None:
         """Return when the backend holds every change made before the call."""
@@ -61,6 +73,8 @@ class Journal:
 
     async def aclose(self) -> None:
         """Forget the rows that are on the backend, so that the next process doesn't carry them again."""
+        if self._checkpointing is not None:
+            await self._checkpointing
         if self._trimmed < self._flushed:
             await self._index.trim_outbox(self._flushed)
             self._trimmed = self._flushed
@@ -86,7 +100,15 @@ class Journal:
             await self._index.trim_outbox(self._flushed)
             self._trimmed = self._flushed
 
-    async def checkpoint(self, now_ms: int) -> int:
+    async def checkpoint_if_long(self) -> None:
+        """Write a checkpoint if many journal objects, of whichever process, have gathered."""
+        gathered = 0
+        async for _ in list_journal(self._backend):
+            gathered += 1
+        if gathered >= CHECKPOINT_EVERY_OBJECTS * CHECKPOINTS_KEPT:
+            await self.checkpoint()
+
+    async def checkpoint(self) -> int:
         """Write all references as one object and delete the journal objects that nobody needs any more; returns the sequence
         it covers.
 
@@ -96,7 +118,7 @@ class Journal:
         sequence = (await self._index.guards()).sequence
         await self.settle(sequence)
         upload_id = UploadId.random()
-        intent = await self._index.start_upload(upload_id, None, None, now_ms, "")
+        intent = await self._index.start_upload(upload_id, None, None, self._clock.now_ms(), "")
         upload = await self._backend.open_upload(str(intent.generation))
         try:
             async for piece in self._pieces(sequence):

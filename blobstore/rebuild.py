@@ -177,7 +177,7 @@ class _Rebuild:
             self.report.pins += 1
         highest = max([recovered.sequence, *[name.last async for name in list_journal(self._backend)]])
         await self._index.finish_rebuild(highest, self._now_ms)
-        await Journal(self._index, self._backend).checkpoint(self._now_ms)
+        await Journal(self._index, self._backend, self._clock).checkpoint()
 
     async def _restore_manifests(self, name: RepositoryName, references: References) -> None:
         limit = asyncio.Semaphore(READS_AT_ONCE_MAX)

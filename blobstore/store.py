@@ -43,12 +43,13 @@ class Store:
         terms: HoldTerms | None = None,
         events: EventSink = discard,
     ) -> None:
+        clock = clock or SystemClock()
         self._parts = Parts(
             index,
             backend,
-            clock or SystemClock(),
+            clock,
             terms or HoldTerms(),
-            Journal(index, backend),
+            Journal(index, backend, clock, events),
             Cleaner(index, backend),
             WorkerPool("hash", max(2, os.cpu_count() or 1)),
             events,
@@ -206,4 +207,4 @@ class Store:
     async def checkpoint(self) -> int:
         """Write all references to the backend as one object; returns the journal sequence it covers. Done by itself now and
         then."""
-        return await self._parts.journal.checkpoint(self._parts.clock.now_ms())
+        return await self._parts.journal.checkpoint()

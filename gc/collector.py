@@ -64,7 +64,7 @@ class Collector:
         self._policy = policy or GcPolicy()
         self._clock: Clock = clock or SystemClock()
         self._events, self._find_orphans = events, find_orphans
-        self._journal = Journal(index, backend)
+        self._journal = Journal(index, backend, self._clock, events)
         self._clock_start_ms = self._clock.now_ms(), self._clock.monotonic_ms()
 
     # Planning
@@ -205,6 +205,7 @@ class Collector:
         finally:
             report.finished_at_ms = self._clock.now_ms()
             await self._save(report)
+        await self._journal.checkpoint_if_long()
         return report
 
     async def undo(self, run: str) -> UndoReport:

@@ -1,110 +1,19 @@
-"""A store under a fake clock, on memory and on LMDB with files, and short words for what tests do to it."""
+"""A store under a fake clock, on memory and on LMDB with files."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from blobstore.abc.records import BlobState
-from blobstore.app import make_collector
 from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.backends.memory import MemoryBackend
-from blobstore.descriptor import Descriptor
-from blobstore.digest import Digest
-from blobstore.errors import BlobstoreError
-from blobstore.gc import Collector, GcPolicy, RunReport
 from blobstore.index.lmdb import LmdbIndex
 from blobstore.index.memory import MemoryIndex
-from blobstore.manifest import Manifest
 from blobstore.store import Store
-from blobstore.testing.fakes import FakeClock, image
-
-HOUR_MS = 3600 * 1000
-DAY_MS = 24 * HOUR_MS
-AT_ONCE = GcPolicy(grace_s=0, quarantine_s=0, delete_untagged=True)
-
-
-class Bench:
-    """An open store and everything needed to push, delete and collect."""
-
-    def __init__(self, store: Store, clock: FakeClock) -> None:
-        self.store, self.clock = store, clock
-
-    async def push_blob(self, data: bytes, repository: str = "app") -> Descriptor:
-        async with self.store.repository(repository).open_upload() as upload:
-            await upload.write(data)
-            return await upload.commit()
-
-    async def push(self, manifest: Manifest, *tags: str, repository: str = "app") -> Digest:
-        return (
-            await self.store.repository(repository).put_manifest(manifest.body, manifest.media_type, tags=tags)
-        ).digest
-
-    async def push_image(
-        self,
-        config: bytes,
-        layers: Sequence[bytes],
-        *tags: str,
-        repository: str = "app",
-        subject: Manifest | None = None,
-    ) -> Manifest:
-        for data in (config, *layers):
-            await self.push_blob(data, repository)
-        manifest = image(config, layers, subject=subject)
-        await self.push(manifest, *tags, repository=repository)
-        return manifest
-
-    def collector(self, policy: GcPolicy = AT_ONCE) -> Collector:
-        return make_collector(self.store, policy)
-
-    async def collect(self, policy: GcPolicy = AT_ONCE, *, is_full: bool = True) -> RunReport:
-        """Collect, and insist that the dry run before named exactly what the run then did."""
-        collector = self.collector(policy)
-        foreseen = await collector.dry_run(is_full=is_full)
-        report = await collector.run(is_full=is_full)
-        for field in ("condemned_blobs", "condemned_bytes", "freed_blobs", "freed_bytes", "dropped_manifests"):
-            assert getattr(report, field) == getattr(foreseen, field), field
-        assert report.plan.drops == foreseen.plan.drops
-        assert report.plan.candidates == foreseen.plan.candidates
-        await self.check()
-        return report
-
-    async def is_there(self, data: bytes) -> bool:
-        return await self.store.index.find_blob(Digest.of(data)) is not None
-
-    async def check(self) -> None:
-        """Every record's bytes and children are there and hash right; what the index calls gone is gone."""
-        index = self.store.index
-        after = None
-        names = set()
-        while True:
-            page = await index.scan_references(after, 100)
-            for each in page.items:
-                names.update(each.blob.names)
-                if each.blob.state is BlobState.SUSPECT:
-                    continue
-                async with self.store.open_blob(each.blob.digest) as blob:
-                    assert Digest.of(await blob.read()) == each.blob.digest
-                if not each.parents:
-                    assert await index.list_holds(each.blob.digest), f"{each.blob.digest} has neither edge nor hold"
-            after = page.next
-            if after is None:
-                break
-        listed = {info.key async for info in self.store.backend.list("blobs/")}
-        trash = await index.list_due_trash(2**62, GcPolicy().terms, None, 1000)
-        assert listed <= names | {name for row in trash.items for name in row.names}
-
-    async def keys(self) -> set[str]:
-        return {info.key async for info in self.store.backend.list("blobs/")}
-
-    async def fails(self, awaitable) -> BlobstoreError:
-        try:
-            await awaitable
-        except BlobstoreError as error:
-            return error
-        raise AssertionError("it should have failed")
+from blobstore.testing.fakes import FakeClock
+from tests.gc.scene import Bench
 
 
 @pytest.fixture

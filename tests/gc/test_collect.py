@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from conftest import AT_ONCE, DAY_MS, HOUR_MS, Bench
 
 from blobstore.descriptor import Descriptor
 from blobstore.digest import Algorithm, Digest
@@ -12,6 +11,7 @@ from blobstore.errors import BlobUnknown, ManifestBlobUnknown, ManifestUnknown
 from blobstore.gc import GcPolicy
 from blobstore.manifest import OCI_MANIFEST
 from blobstore.testing.fakes import image, image_index, layer
+from tests.gc.scene import AT_ONCE, DAY_MS, HOUR_MS, Bench
 
 
 async def test_frees_exactly_what_no_other_image_shares(bench: Bench) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 
 import pytest
-from conftest import AT_ONCE, DAY_MS, HOUR_MS, Bench
 
 from blobstore.abc.records import Seen, Verdict
 from blobstore.digest import Digest
@@ -31,6 +30,7 @@ from blobstore.manifest import Manifest
 from blobstore.reconcile import find_missing, find_orphans
 from blobstore.scrub import scrub
 from blobstore.testing.fakes import image_index
+from tests.gc.scene import AT_ONCE, DAY_MS, HOUR_MS, Bench
 
 
 async def test_undo_brings_back_what_is_still_in_quarantine(bench: Bench) -> None:

@@ -20,9 +20,3 @@ def place(tmp_path: Path) -> str:
 async def store(place: str) -> AsyncIterator[Store]:
     async with blobstore.open(place, create=True) as opened:
         yield opened
-
-
-async def push_blob(store: Store, data: bytes, repository: str = "app") -> blobstore.Descriptor:
-    async with store.repository(repository).open_upload() as upload:
-        await upload.write(data)
-        return await upload.commit()

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import push_blob
 
 import blobstore
 from blobstore.app import make_collector, rebuild_index
@@ -33,6 +32,7 @@ from blobstore.errors import (
 from blobstore.gc import GcPolicy
 from blobstore.store import Store
 from blobstore.testing.fakes import image, image_index
+from tests.store.pushing import push_blob
 
 
 async def open_and_close(place: str, **options: object) -> None:

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import push_blob
 
 import blobstore
 from blobstore.digest import Algorithm, Digest
@@ -24,6 +23,7 @@ from blobstore.errors import (
 )
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
+from tests.store.pushing import push_blob
 
 MIB = 1024 * 1024
 
