@@ -65,7 +65,13 @@ class Scene:
         return await self.index.start_upload(UploadId.random(), repository, digest, self.now_ms, BOOT)
 
     async def commit(
-        self, intent: Intent, data: bytes, *, aliases: Sequence[Digest] = (), is_published: bool = True, is_pinned: bool = False
+        self,
+        intent: Intent,
+        data: bytes,
+        *,
+        aliases: Sequence[Digest] = (),
+        is_published: bool = True,
+        is_pinned: bool = False,
     ) -> Committed:
         """Commit an upload of `data`."""
         content = _content(data, aliases)
@@ -90,9 +96,7 @@ class Scene:
         names = [blob_key(manifest.digest, intent.generation)]
         parsed = [TagName.parse(tag) for tag in tags]
         content = _content(manifest.body, aliases)
-        return await self.index.put_manifest(
-            intent, content, names, manifest, parsed, self.now_ms, self.terms, replays
-        )
+        return await self.index.put_manifest(intent, content, names, manifest, parsed, self.now_ms, self.terms, replays)
 
     async def push_image(
         self,
@@ -206,7 +210,9 @@ class Scene:
             assert each.parents or await self.index.list_holds(each.blob.digest), f"nothing names {each.blob.digest}"
         for node in (await self.index.scan_manifests(None, 10_000)).items:
             for child in node.children:
-                assert await self.index.find_node(ManifestKey(node.record.key.repository, child)), f"{child} has no record"
+                assert await self.index.find_node(ManifestKey(node.record.key.repository, child)), (
+                    f"{child} has no record"
+                )
 
 
 def _content(data: bytes, aliases: Sequence[Digest]) -> Content:

@@ -49,7 +49,9 @@ def layer(data: bytes, *, is_foreign: bool = False) -> Descriptor:
     return Descriptor(FOREIGN_TYPE if is_foreign else LAYER_TYPE, Digest.of(data), len(data), urls)
 
 
-def image(config: bytes, layers: Sequence[bytes | Descriptor] = (), *, subject: Manifest | Descriptor | None = None) -> Manifest:
+def image(
+    config: bytes, layers: Sequence[bytes | Descriptor] = (), *, subject: Manifest | Descriptor | None = None
+) -> Manifest:
     """An image manifest over a config and layers, given as content or as descriptors."""
     document: dict[str, Any] = {
         "schemaVersion": 2,

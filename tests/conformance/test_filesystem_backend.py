@@ -1,0 +1,62 @@
+"""The filesystem backend keeps what every backend promises, and some things that only files can break."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from blobstore.abc.backend import Backend, read_all
+from blobstore.backends.filesystem import FilesystemBackend
+from blobstore.errors import KeyUnknown, StorageFailed, StorageFull
+from blobstore.layout import MARKER_KEY
+from blobstore.testing.backend_suite import KEY, BackendSuite
+
+
+class TestFilesystemBackend(BackendSuite):
+    def make_backend(self, directory: Path) -> Backend:
+        return FilesystemBackend(str(directory / "store"))
+
+    @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+    @pytest.mark.parametrize("call", ["fsync", "rename"])
+    async def test_a_put_that_fails_leaves_the_old_value(
+        self, backend: Backend, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+    ) -> None:
+        """All or nothing: a disk that fails under a new marker does not take the old one away."""
+        await backend.put(MARKER_KEY, b"old")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, _failing(code))
+            with pytest.raises(StorageFull if code == errno.ENOSPC else StorageFailed):
+                await backend.put(MARKER_KEY, b"new")
+        assert await read_all(backend, MARKER_KEY) == b"old"
+
+    @pytest.mark.parametrize("call", ["fsync", "rename", "pwrite"])
+    async def test_a_commit_that_fails_leaves_nothing(
+        self, backend: Backend, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        """Whichever step fails, neither name is there afterwards."""
+        upload = await backend.open_upload("0" * 32)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, _failing(errno.ENOSPC))
+            await upload.write(b"x")
+            with pytest.raises(StorageFull):
+                await upload.commit(KEY)
+        assert [info async for info in backend.list("")] == []
+        with pytest.raises(KeyUnknown):
+            await backend.stat(KEY)
+
+    async def test_a_put_new_that_fails_leaves_nothing(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A full disk makes no half value visible."""
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", _failing(errno.ENOSPC))
+            with pytest.raises(StorageFull):
+                await backend.put_new(KEY, b"x")
+        assert [info async for info in backend.list("")] == []
+        assert await backend.put_new(KEY, b"x")
+
+
+def _failing(code: int):
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
