@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.clock import Clock, SystemClock, iso_utc
+from blobstore.durable import make_directories, sync_directory
 from blobstore.events import EventSink, discard
 from blobstore.gc import Collector, GcPolicy
 from blobstore.index.lmdb import LmdbIndex, exclusive_lock
@@ -92,7 +93,7 @@ async def rebuild_index(
     fresh = f"{path}.rebuild"
     await backend.open()
     try:
-        await asyncio.to_thread(os.makedirs, os.path.dirname(path), exist_ok=True)
+        await asyncio.to_thread(make_directories, os.path.dirname(path))
         async with exclusive_lock(path):
             # What an earlier rebuild left when it died.
             await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
@@ -114,8 +115,4 @@ def _swap(path: str, fresh: str, when: str) -> None:
         os.rename(path, f"{path}.old-{when}")
     os.rename(fresh, path)
     os.unlink(f"{fresh}.lock")
-    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(os.path.dirname(path))

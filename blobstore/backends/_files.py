@@ -13,10 +13,10 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 
+from blobstore.durable import sync_directory
 from blobstore.errors import KeyUnknown, RangeInvalid, StorageFailed, StorageFull
 
 FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
 _SYNC_FILE_RANGE_WRITE = 2
 
 
@@ -31,25 +31,6 @@ def translated(doing: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(f"{doing}: {error.strerror}; free some space or run a collection") from error
         raise StorageFailed(f"{doing}: {error.strerror}") from error
-
-
-def sync_directory(path: str) -> None:
-    """Make the names in a directory durable."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def make_directories(path: str) -> None:
-    """Make a directory and its parents, durably; what is there already is synced too, as its maker may have died."""
-    parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        make_directories(parent)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, DIRECTORY_MODE)
-    sync_directory(parent)
 
 
 def write_at(handle: int, data: bytes, offset: int) -> None:

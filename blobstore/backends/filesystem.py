@@ -14,6 +14,7 @@ from blobstore.abc.backend import CHUNK_BYTES, Backend, BackendProperties, Backe
 from blobstore.backends import _files
 from blobstore.backends._files import translated
 from blobstore.backends._keys import checked_key
+from blobstore.durable import DIRECTORY_MODE, make_directories, sync_directory
 from blobstore.errors import BlobDamaged, StoreUnknown, UploadBusy
 from blobstore.layout import BLOBS_PREFIX, CHECKPOINT_PREFIX, JOURNAL_PREFIX, UPLOADS_PREFIX
 from blobstore.pool import Lane, WorkerPool
@@ -59,13 +60,13 @@ class FilesystemBackend(Backend):
 
     def _prepare(self) -> None:
         with translated(f"make the store {self._root}"):
-            _files.make_directories(self._root)
+            make_directories(self._root)
             for prefix in (UPLOADS_PREFIX, JOURNAL_PREFIX, CHECKPOINT_PREFIX, BLOBS_PREFIX):
-                _files.make_directories(os.path.join(self._root, prefix.rstrip("/")))
+                make_directories(os.path.join(self._root, prefix.rstrip("/")))
             blobs = os.path.join(self._root, BLOBS_PREFIX)
             for shard in range(_SHARDS):
-                os.makedirs(os.path.join(blobs, f"{shard:02x}"), _files.DIRECTORY_MODE, exist_ok=True)
-            _files.sync_directory(blobs)
+                os.makedirs(os.path.join(blobs, f"{shard:02x}"), DIRECTORY_MODE, exist_ok=True)
+            sync_directory(blobs)
 
     def path_of(self, key: str) -> str:
         """Where the file of a key lies; it may be gone by the time it is opened."""
@@ -271,7 +272,7 @@ def _sync_and_close(handle: int, path: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-    _files.sync_directory(os.path.dirname(path))
+    sync_directory(os.path.dirname(path))
 
 
 class _FileReader:

@@ -14,6 +14,7 @@ from typing import Any, Concatenate
 
 import lmdb
 
+from blobstore.durable import make_directories, sync_directory
 from blobstore.errors import IndexMissing, IndexOnNetwork, IndexPoisoned, StorageFailed, StoreBusy
 from blobstore.index import _blobs, _collecting, _outbox, _references, _safety, _uploads
 from blobstore.index._ballast import BALLAST_BYTES, Ballast
@@ -32,8 +33,8 @@ _OPEN_TRIES = 5
 _FREEING = frozenset({
     _uploads.cancel_upload, _uploads.expire_upload, _uploads.close_intent, _blobs.delete_blob, _blobs.unpin_blob,
     _references.delete_tag, _references.delete_manifest, _references.hide_repository, _references.continue_removals,
-    _collecting.drop_manifests, _collecting.condemn, _collecting.retire, _collecting.forget_trash, _collecting.sweep_holds, _collecting.save_run,
-    _collecting.undo_condemned, _outbox.trim_outbox, _safety.freeze, _safety.note_clock, _safety.note_orphan_scan,
+    _collecting.drop_manifests, _collecting.condemn, _collecting.retire, _collecting.forget_trash, _collecting.save_run,
+    _collecting.undo_condemned, _collecting.sweep_holds, _outbox.trim_outbox, _safety.freeze, _safety.note_clock, _safety.note_orphan_scan,
 })  # fmt: skip
 """Verbs that make room, or that a collection needs to get there."""
 
@@ -89,11 +90,15 @@ class LmdbIndex(KeyValueIndex):
             raise IndexMissing(
                 f"there is no index in {self._path}; if it was lost, `blobstore index rebuild` makes a new one from the store"
             )
-        os.makedirs(self._path, mode=0o700, exist_ok=True)
+        if self._path in _poisoned_paths:
+            raise IndexPoisoned(_poisoned_paths[self._path])
+        make_directories(self._path)
         self._lock = _take_lock(self._path, is_exclusive=False)
         try:
             self._env = self._open_environment()
             self._databases = [self._env.open_db(table.name.encode()) for table in Table]
+            # LMDB syncs its file, not the name of it.
+            sync_directory(self._path)
             self._env.reader_check()
             self._read(_safety.check_format)
         except BaseException:
@@ -135,6 +140,8 @@ class LmdbIndex(KeyValueIndex):
     def _close(self) -> None:
         if self._writer is not None:
             self._writer.stop()
+            if self._writer.poison is not None:
+                _poisoned_paths[self._path] = self._writer.poison
         if self._pool is not None:
             self._pool.shutdown()
         self._release()
@@ -223,6 +230,9 @@ def _take_lock(path: str, *, is_exclusive: bool) -> int:
         raise StoreBusy(f"{who} the index {path} open; wait for it, or end it") from error
     return handle
 
+
+_poisoned_paths: dict[str, str] = {}
+"""Indexes a sync of which failed in this process: only a new process may open them again."""
 
 _open_indexes: weakref.WeakSet[LmdbIndex] = weakref.WeakSet()
 
