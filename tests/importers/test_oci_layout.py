@@ -252,21 +252,34 @@ async def test_a_failed_import_leaves_nothing_half(store: blobstore.Store, maker
 
 
 async def test_a_cancelled_import_goes_on_next_time(store: blobstore.Store, maker: LayoutMaker, write: Write) -> None:
-    """Cancelled in the middle of a blob, an import leaves no upload open; the next one skips what was committed."""
-    maker.enter(maker.image(maker.blob(b"small"), maker.blob(os.urandom(20_000_000))), "1")
+    """Cancelled in the middle of a blob, an import leaves no upload open and no tag; the next one skips what is there."""
+    small = maker.blob(b"small")
+    maker.enter(maker.image(small), "1")
+    await import_image(store, write(maker), "app")
+    maker.enter(maker.image(small, maker.blob(os.urandom(20_000_000))), "2")
     source = write(maker)
 
     def cancel_in_the_middle(event: Event) -> None:
-        if isinstance(event, Progress) and event.done > 5_000_000:
+        if isinstance(event, Progress) and event.done > 5_000_000 and not running.cancelling():
             running.cancel()
 
     running = asyncio.create_task(import_image(store, source, "app", progress=cancel_in_the_middle))
     with pytest.raises(asyncio.CancelledError):
         await running
     assert await open_uploads(store) == 0
+    assert list(await tags_of(store.repository("app"))) == ["1"]
     report = await import_image(store, source, "app")
-    assert report.blobs_skipped == 2
-    assert report.blobs_imported == 1
+    assert (report.blobs_skipped, report.blobs_imported) == (2, 1)
+
+
+async def test_two_imports_of_one_source_agree(store: blobstore.Store, maker: LayoutMaker, write: Write) -> None:
+    """Run at the same time into one repository, two imports both succeed, and each blob is stored once."""
+    maker.enter(maker.image(*(maker.blob(os.urandom(3000)) for _ in range(100))), "1")
+    source = write(maker)
+    one, two = await asyncio.gather(*(import_image(store, source, "app") for _ in range(2)))
+    assert one.manifests == two.manifests
+    assert (await store.totals()).present_blobs == 102
+    assert await open_uploads(store) == 0
 
 
 async def test_a_wrong_tag_is_refused_before_anything(store: blobstore.Store, tmp_path: Path) -> None:
