@@ -34,7 +34,8 @@ _FREEING = frozenset({
     _uploads.cancel_upload, _uploads.expire_upload, _uploads.close_intent, _blobs.delete_blob, _blobs.unpin_blob,
     _references.delete_tag, _references.delete_manifest, _references.hide_repository, _references.continue_removals,
     _collecting.drop_manifests, _collecting.condemn, _collecting.retire, _collecting.forget_trash, _collecting.save_run,
-    _collecting.undo_condemned, _collecting.sweep_holds, _outbox.trim_outbox, _safety.freeze, _safety.note_clock, _safety.note_orphan_scan,
+    _collecting.undo_condemned, _collecting.sweep_holds, _outbox.trim_outbox,
+    _safety.freeze, _safety.note_clock, _safety.note_orphan_scan,
 })  # fmt: skip
 """Verbs that make room, or that a collection needs to get there."""
 
