@@ -82,6 +82,7 @@ class Transaction(abc.ABC):
 
     def add(self, total: str, delta: int) -> None:
         """Change one of the counters; they are written once, by `flush_totals`."""
+        self.has_written = True
         self._totals[total] = self._totals.get(total, 0) + delta
 
     def flush_totals(self) -> None:
