@@ -7,6 +7,7 @@ came, as their digest names them; the parsed form is for looking only.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any, Literal
 
 import msgspec
@@ -164,8 +165,7 @@ def _decode(body: bytes) -> dict[str, Any]:
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ManifestInvalid(f"the key {twice!r:.80} stands twice in one object")
     return found
 
