@@ -32,7 +32,7 @@ from blobstore.manifest import Manifest, manifest_size_max_bytes, parse_manifest
 from blobstore.names import RepositoryName, TagName, UploadId
 from blobstore.parts import Parts
 from blobstore.readers import BlobReader, open_blob
-from blobstore.uploads import Upload, boot_id, resume_upload, start_upload
+from blobstore.uploads import Upload, open_intent, resume_upload, start_upload
 
 _PAGE = 1000
 _REMOVAL_BATCH = 500
@@ -141,8 +141,7 @@ class Repository:
         wanted = [TagName.parse(each) for each in (*([tag] if tag is not None else []), *tags)]
         manifest = await self._parts.hash_pool.run(parse_manifest, body, media_type)
         content = await self._content(manifest, digest)
-        now_ms = self._now_ms()
-        intent = await self._parts.index.start_upload(UploadId.random(), self._name, manifest.digest, now_ms, boot_id())
+        intent = await open_intent(self._parts, self._name, manifest.digest)
         try:
             result = await self._put(intent, content, manifest, wanted)
         except BaseException:

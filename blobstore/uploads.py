@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import hashlib
@@ -258,8 +259,21 @@ async def start_upload(
 ) -> Upload:
     """Begin an upload; with its digest, if that is known, its bytes have a name from the start."""
     known = digest if digest is not None and digest.algorithm is Algorithm.SHA256 else None
-    intent = await parts.index.start_upload(UploadId.random(), repository, known, parts.clock.now_ms(), boot_id())
-    return Upload(parts, intent, is_pinned=is_pinned)
+    return Upload(parts, await open_intent(parts, repository, known), is_pinned=is_pinned)
+
+
+async def open_intent(parts: Parts, repository: RepositoryName | None, digest: Digest | None) -> Intent:
+    """A new intent; one that nobody waits for any more is cancelled again."""
+    upload, now_ms = UploadId.random(), parts.clock.now_ms()
+    starting = asyncio.ensure_future(parts.index.start_upload(upload, repository, digest, now_ms, boot_id()))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # The writer thread commits it all the same.
+        await asyncio.wait([starting])
+        await parts.index.cancel_upload(upload, now_ms)
+        parts.cleaner.add(starting.result().generation)
+        raise
 
 
 async def resume_upload(parts: Parts, repository: RepositoryName, upload: UploadId) -> Upload:

@@ -217,6 +217,20 @@ async def test_cancelling_a_commit_anywhere_leaves_all_or_nothing(place: str) ->
         assert len(kept) == known
 
 
+async def test_an_upload_nobody_got_is_not_left_open(store: Store) -> None:
+    """Cancelled while it is being started: the intent that is committed all the same is taken back."""
+    for steps in range(8):
+        task = asyncio.create_task(store.repository("app").open_upload().__aenter__())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            upload = task.result()
+            await upload.cancel()
+        assert (await store.totals()).uploads == 0
+
+
 async def test_an_upload_expired_under_its_writer_says_so(place: str) -> None:
     """The writer is told to start anew, on the next renewal or at the commit."""
     clock = FakeClock()
