@@ -9,7 +9,7 @@ from typing import Any
 from blobstore.app import make_backend, rebuild_index
 from blobstore.cli._common import Common
 from blobstore.cli._errors import FAILED
-from blobstore.cli._output import Output
+from blobstore.cli._output import Output, counted
 from blobstore.cli._progress import reporting
 from blobstore.errors import StoreUnknown
 from blobstore.locations import parse_store_url
@@ -52,7 +52,7 @@ def _problems(orphans: OrphanReport, missing: MissingReport, read: ScrubReport |
     found += [f"{digest} is damaged; {_HEAL}" for digest in (read.damaged if read is not None else [])]
     found += [f"{text}; `blobstore index rebuild` makes a new index" for text in missing.index_problems]
     if orphans.aliens:
-        found.append(f"{orphans.aliens} files were written by processes this index knows nothing of")
+        found.append(f"{counted(orphans.aliens, 'file')} written by processes this index knows nothing of")
     if frozen is not None:
         found.append(f"{frozen}; nothing is collected until `blobstore index rebuild`")
     return found
@@ -89,20 +89,22 @@ def _document(
 def _show(
     output: Output, orphans: OrphanReport, missing: MissingReport, read: ScrubReport | None, problems: list[str]
 ) -> None:
-    output.remark(f"{missing.blobs} blobs ({format_size(missing.size_bytes)}) and {orphans.listed} files compared")
+    compared = f"{counted(missing.blobs, 'blob')} ({format_size(missing.size_bytes)})"
+    output.remark(f"{compared} and {counted(orphans.listed, 'file')} compared")
     if read is not None:
-        output.remark(f"{read.blobs} blobs ({format_size(read.size_bytes)}) read")
+        output.remark(f"{counted(read.blobs, 'blob')} ({format_size(read.size_bytes)}) read")
     if orphans.orphans:
         output.remark(
-            f"{orphans.orphans} files ({format_size(orphans.orphan_bytes)}) that a crash left went to the trash; gc frees them"
+            f"{counted(orphans.orphans, 'file')} ({format_size(orphans.orphan_bytes)}) that a crash left "
+            "went to the trash; gc frees them"
         )
     if orphans.unknown_names:
-        output.remark(f"{orphans.unknown_names} files are not of this store, and are left alone:")
+        output.remark(f"left alone, as not of this store: {counted(orphans.unknown_names, 'file')}")
         for name in orphans.unknown_shown:
             output.remark(f"  {name!r}")
     for problem in problems:
         output.remark(f"problem: {problem}")
-    output.remark("no damage found" if not problems else f"{len(problems)} problems")
+    output.remark("no damage found" if not problems else counted(len(problems), "problem"))
 
 
 async def rebuild(*, common: Common = _DEFAULTS) -> int:
@@ -124,8 +126,9 @@ async def rebuild(*, common: Common = _DEFAULTS) -> int:
         }
     )
     output.remark(
-        f"a new index of {report.blobs} blobs ({format_size(report.size_bytes)}), {report.manifests} manifests, "
-        f"{report.tags} tags, {report.pins} pins; nothing is condemned for one grace"
+        f"a new index of {counted(report.blobs, 'blob')} ({format_size(report.size_bytes)}), "
+        f"{counted(report.manifests, 'manifest')}, "
+        f"{counted(report.tags, 'tag')}, {counted(report.pins, 'pin')}; nothing is condemned for one grace"
     )
     for problem in report.problems:
         output.remark(f"problem: {problem}")

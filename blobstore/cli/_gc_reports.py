@@ -10,7 +10,7 @@ from typing import Any
 from blobstore.app import make_collector
 from blobstore.cli._common import Common, policy_of
 from blobstore.cli._errors import FAILED, UsageInvalid
-from blobstore.cli._output import Output
+from blobstore.cli._output import Output, counted
 from blobstore.cli._progress import reporting
 from blobstore.clock import iso_utc
 from blobstore.digest import Digest
@@ -76,7 +76,7 @@ async def undo(run: str, /, *, common: Common = _DEFAULTS) -> int:
         async with common.open_store(events) as store:
             report = await make_collector(store, policy, events=events).undo(run)
     output.document(report.to_json())
-    output.remark(f"brought back: {len(report.blobs)} blobs, {len(report.manifests)} manifests")
+    output.remark(f"brought back: {counted(len(report.blobs), 'blob')}, {counted(len(report.manifests), 'manifest')}")
     for digest in report.too_late:
         output.remark(f"too late for {digest}: it was freed")
     for key in report.manifests_lost:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from blobstore.abc.records import BlobState
-from blobstore.cli._output import Output
+from blobstore.cli._output import Output, counted
 from blobstore.clock import iso_utc
 from blobstore.gc import RunReport
 from blobstore.promises import PINNED_MS
@@ -114,14 +114,14 @@ def _remarks(report: RunReport, document: dict[str, Any], held: Held | None, pla
     plan, policy = report.plan, report.plan.policy
     if plan.later.blobs:
         lines.append(
-            f"{_blobs(plan.later.blobs)} ({format_size(plan.later.size_bytes)}) more go "
+            f"{counted(plan.later.blobs, 'blob')} ({format_size(plan.later.size_bytes)}) more go "
             f"{format_duration(policy.grace_s)} after the drops"
         )
-    lines += _untagged(document["manifests"])
+    lines += _untagged(report, document["manifests"])
     if held is not None:
         lines += _held(held)
     if report.orphans:
-        lines.append(f"{report.orphans} files that a crash left went to the trash")
+        lines.append(f"{counted(report.orphans, 'file')} that a crash left went to the trash")
     if report.dry_run:
         lines.append("dry run: nothing was changed")
         if plan_file is not None:
@@ -134,21 +134,26 @@ def _remarks(report: RunReport, document: dict[str, Any], held: Held | None, pla
 
 
 def _done(report: RunReport) -> str:
-    done = f"freed {_blobs(report.freed_blobs)} ({format_size(report.freed_bytes)})"
+    done = f"freed {counted(report.freed_blobs, 'blob')} ({format_size(report.freed_bytes)})"
     waiting = report.condemned_blobs
     if waiting and report.plan.policy.quarantine_ms:
         wait = format_duration(report.plan.policy.quarantine_s)
-        return f"{done}; {_blobs(waiting)} condemned, freed by a run after a quarantine of {wait}"
+        return f"{done}; {counted(waiting, 'blob')} condemned, freed by a run after a quarantine of {wait}"
     return done
 
 
-def _untagged(manifests: dict[str, Any]) -> list[str]:
+def _untagged(report: RunReport, manifests: dict[str, Any]) -> list[str]:
+    lines = []
     count, size = manifests["untagged_kept"], manifests["untagged_kept_bytes"]
-    if not count:
-        return []
-    what = "1 untagged manifest keeps" if count == 1 else f"{count} untagged manifests keep"
-    kept = "bytes" if size is None else format_size(size)
-    return [f"{what} {kept}; --delete-untagged lets go of them once they are older than the grace"]
+    if count:
+        what = f"{counted(count, 'untagged manifest')} {'keeps' if count == 1 else 'keep'}"
+        kept = "bytes" if size is None else format_size(size)
+        lines.append(f"{what} {kept}; --delete-untagged lets go of that")
+    young = report.plan.totals.loose_manifests - count - manifests["drops"]
+    if young > 0 and report.plan.is_full:
+        what = f"{counted(young, 'untagged manifest')} {'is' if young == 1 else 'are'}"
+        lines.append(f"{what} younger than the grace of {format_duration(report.plan.policy.grace_s)}")
+    return lines
 
 
 def _held(held: Held) -> list[str]:
@@ -158,11 +163,7 @@ def _held(held: Held) -> list[str]:
         if held.first_ms // 1000 != held.last_ms // 1000:
             until += f", the first until {iso_utc(held.first_ms)}"
         is_are = "is" if held.blobs == 1 else "are"
-        lines.append(f"{_blobs(held.blobs)} ({format_size(held.size_bytes)}) {is_are} held {until}")
+        lines.append(f"{counted(held.blobs, 'blob')} ({format_size(held.size_bytes)}) {is_are} held {until}")
     if held.pins:
-        lines.append(f"{_blobs(held.pins)} {'is' if held.pins == 1 else 'are'} pinned; `unpin` lets go")
+        lines.append(f"{counted(held.pins, 'blob')} {'is' if held.pins == 1 else 'are'} pinned; `unpin` lets go")
     return lines
-
-
-def _blobs(count: int) -> str:
-    return "1 blob" if count == 1 else f"{count} blobs"

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from blobstore.cli._common import Common
 from blobstore.cli._errors import UsageInvalid
-from blobstore.cli._output import Output
+from blobstore.cli._output import Output, counted
 from blobstore.cli._progress import reporting
 from blobstore.cli._references import parse_reference, parse_target
 from blobstore.cli._streams import check_path
@@ -70,8 +70,8 @@ async def import_(source: _Path, target: str, /, *, common: Common = _DEFAULTS) 
     for ignored in report.ignored:
         output.remark(f"left out {ignored.digest}: {ignored.media_type} is no manifest")
     output.remark(
-        f"{report.blobs_imported} blobs imported ({format_size(report.bytes_read)}), "
-        f"{report.blobs_skipped} were there; {report.manifests_put} manifests"
+        f"{counted(report.blobs_imported, 'blob')} imported ({format_size(report.bytes_read)}), "
+        f"{report.blobs_skipped} there before; {counted(report.manifests_put, 'manifest')}"
     )
 
 
@@ -106,7 +106,7 @@ async def export(reference: str, destination: _Path, /, *, common: Common = _DEF
         }
     )
     output.remark(
-        f"wrote {found} to {report.destination}: {report.manifests} manifests, {report.blobs} blobs, "
+        f"wrote {found} to {report.destination}: {counted(report.manifests, 'manifest')}, {counted(report.blobs, 'blob')}, "
         f"{format_size(report.bytes_written)}"
     )
     for digest in left_out:

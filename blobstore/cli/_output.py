@@ -66,6 +66,13 @@ class Output:
         print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and what is counted: `1 blob`, `2 blobs`, `2 repositories`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
+
+
 def warn(text: str) -> None:
     """A line on standard error that is no error."""
     print(f"blobstore: warning: {one_line(text)}", file=sys.stderr)

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnknownCommandError, UnusedCliTokensError
 
 from blobstore.cli import _app
 from blobstore.cli._errors import (
@@ -20,6 +20,7 @@ from blobstore.cli._errors import (
     PIPE_CLOSED,
     TERMINATED,
     USAGE,
+    UsageInvalid,
     exit_status,
     message,
     one_line,
@@ -60,17 +61,22 @@ def run_command(argv: Sequence[str]) -> int:
     except asyncio.CancelledError:
         _say("terminated")
         return TERMINATED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):
+        # Rich, which prints the help, ends the process when nobody reads it.
         return PIPE_CLOSED
     except Exception as error:  # noqa: BLE001 - the edge of the program: nothing may leave as a traceback
         return _fail(error)
 
 
 def _run(app: App, argv: list[str]) -> int:
-    argv = _hoisted(app, argv)
-    if not argv or argv == ["index"]:
-        app.help_print(argv)
+    if not argv:
+        _show_help(app)
         return USAGE
+    argv = _hoisted(app, argv)
+    if not argv:
+        raise UsageInvalid("no command was given; `blobstore --help` lists them")
+    if argv == ["index"]:
+        raise UsageInvalid("`index` is no command by itself; there is `blobstore index rebuild`")
     command, bound, _ = app.parse_args(argv, exit_on_error=False, print_error=False)
     result = command(*bound.args, **bound.kwargs)
     if inspect.iscoroutine(result):
@@ -117,8 +123,21 @@ def _fail(raised: BaseException) -> int:
 
 
 def _usage(error: CycloptsError) -> str:
-    text = one_line(str(error)).removesuffix(".")
-    return f"{text}; see `blobstore --help`"
+    if isinstance(error, UnusedCliTokensError):
+        text = f"unexpected argument {(error.unused_tokens or ['?'])[0]!r:.200}"
+    elif isinstance(error, UnknownCommandError):
+        text = f"there is no command {(error.unused_tokens or ['?'])[0]!r:.200}"
+    else:
+        text = one_line(str(error)).removesuffix(".")
+        text = text[:1].lower() + text[1:]
+    chain = " ".join(("blobstore", *(error.command_chain or ())))
+    return f"{text} (see `{chain} --help`)"
+
+
+def _show_help(app: App) -> None:
+    from rich.console import Console
+
+    app.help_print([], console=Console(file=sys.stderr))
 
 
 def _say(text: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from blobstore.cli._common import Common
-from blobstore.cli._output import Output
+from blobstore.cli._output import Output, counted
 from blobstore.cli._progress import reporting
 from blobstore.names import RepositoryName
 from blobstore.store import Store
@@ -46,7 +46,7 @@ async def du(*repositories: str, common: Common = _DEFAULTS) -> None:
         rows += [_row(f"  :{each['tag']}", each) for each in entry.get("tags", ())]
     if rows:
         output.table(("REPOSITORY", ">BLOBS", ">LOGICAL", ">UNIQUE", ">SHARED", ">DELETING FREES"), rows)
-    output.answer(f"all repositories together: {whole.blobs} blobs, {format_size(whole.logical_bytes)}")
+    output.answer(f"all repositories together: {counted(whole.blobs, 'blob')}, {format_size(whole.logical_bytes)}")
 
 
 async def _tags(store: Store, name: RepositoryName) -> list[dict[str, Any]]:
@@ -68,8 +68,8 @@ async def stats(*, common: Common = _DEFAULTS) -> None:
         async with common.open_store(events) as store:
             totals, location, store_id = await store.totals(), store.backend.location, store.store_id
     stored = totals.present_bytes + totals.condemned_bytes + totals.suspect_bytes
-    # A rebuilt index knows of no push.
-    ratio = round(totals.pushed_bytes / stored, 3) if stored and totals.pushed_bytes else None
+    # A rebuilt index doesn't know what was pushed before.
+    ratio = round(totals.pushed_bytes / stored, 3) if stored and totals.pushed_bytes >= stored else None
     document = {
         "store": location,
         "store_id": store_id,
@@ -103,8 +103,8 @@ def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("bytes pushed", format_size(document["bytes_pushed"])),
         ("bytes deleted", format_size(document["bytes_deleted"])),
         ("pushed per stored", "-" if document["ratio"] is None else f"{document['ratio']:.2f}"),
-        ("unreferenced", f"{garbage['blobs']} blobs, {format_size(garbage['bytes'])}"),
-        ("damaged", f"{suspect['blobs']} blobs, {format_size(suspect['bytes'])}"),
+        ("unreferenced", f"{counted(garbage['blobs'], 'blob')}, {format_size(garbage['bytes'])}"),
+        ("damaged", f"{counted(suspect['blobs'], 'blob')}, {format_size(suspect['bytes'])}"),
         ("repositories", str(document["repositories"])),
         ("manifests", f"{document['manifests']}, {document['untagged_manifests']} of them untagged"),
         ("tags", str(document["tags"])),

@@ -1,0 +1,78 @@
+"""The configuration file, and what goes before what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blobstore.config import load_config
+from blobstore.errors import ConfigInvalid
+from tests.cli.conftest import Cli, Images
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('stroe = "x"', "the key stroe is unknown; remove it, or use one of store, index, gc"),
+        ('[gc]\ngrase = "1h"', "the key gc.grase is unknown; remove it, or use one of grace, quarantine"),
+        ("store = 1", "the key store can't be used: expected text in quotes, got `int`"),
+        ('gc = "x"', "the key gc can't be used: expected a table, written [gc], got `str`"),
+        ("[gc]\ngrace = 3600", "the key gc.grace can't be used: expected text in quotes, got `int`"),
+        ('[gc]\ngrace = "1w"', "the key gc.grace can't be used: '1w' is not a duration"),
+        ('[gc]\ndelete_untagged = "yes"', "the key gc.delete_untagged can't be used: expected true or false"),
+        ("[gc]\nmax_share = 2.0", "the key gc.max_share must be between 0 and 1, not 2"),
+        ("store = ", "is not TOML"),
+        ("\udcff", "is not TOML"),
+    ],
+)
+def test_an_error_names_the_file_the_key_and_what_to_do(tmp_path: Path, text: str, said: str):
+    """One sentence for each mistake."""
+    path = tmp_path / "blobstore.toml"
+    path.write_text(text, errors="surrogateescape")
+    with pytest.raises(ConfigInvalid) as caught:
+        load_config(str(path))
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_paths_in_the_file_are_relative_to_it(tmp_path: Path):
+    """The store doesn't depend on where the command runs; URLs stay as they are."""
+    path = tmp_path / "blobstore.toml"
+    path.write_text('store = "data"\nindex = "lmdb:///i"')
+    config = load_config(str(path))
+    assert config.store == str(tmp_path / "data")
+    assert config.index == "lmdb:///i"
+
+
+def test_the_command_line_goes_before_environment_before_file_before_default(
+    cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each is used when those before it say nothing."""
+    Path("c.toml").write_text('store = "from-file"')
+    from_file = ("init", "--config", "c.toml", "--json")
+    assert cli(*from_file, "--store", "from-line").document()["store"].endswith("work/from-line")
+    assert cli(*from_file).document()["store"] == str(place)
+    monkeypatch.setenv("BLOBSTORE_STORE", "")
+    assert cli(*from_file).document()["store"].endswith("work/from-file")
+    assert cli("init", "--json").document()["store"].endswith("work/blobstore-data")
+
+
+def test_the_index_may_be_elsewhere(cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """By option or environment; without it the store's index is missing, not made anew."""
+    monkeypatch.setenv("BLOBSTORE_INDEX", f"lmdb://{tmp_path}/elsewhere")
+    assert cli("init").status == 0
+    assert (tmp_path / "elsewhere" / "data.mdb").exists()
+    monkeypatch.delenv("BLOBSTORE_INDEX")
+    assert cli("ls").status == 2
+    assert cli("ls", "--index", f"lmdb://{tmp_path}/elsewhere").status == 0
+
+
+def test_the_policy_of_the_file_is_used(cli: Cli, images: Images):
+    """Unless the command line says otherwise, also to switch something off."""
+    Path("c.toml").write_text('[gc]\ngrace = "7d"\nquarantine = "0s"\ndelete_untagged = true\nmax_share = 1')
+    gc = ("gc", "--dry-run", "--json", "--config", "c.toml")
+    policy = cli(*gc).document()["policy"]
+    assert policy == {"grace_s": 7 * 24 * 3600, "quarantine_s": 0, "delete_untagged": True}
+    changed = cli(*gc, "--grace", "90s", "--no-delete-untagged").document()["policy"]
+    assert changed == {"grace_s": 90, "quarantine_s": 0, "delete_untagged": False}
