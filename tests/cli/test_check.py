@@ -75,3 +75,12 @@ def test_rebuild_where_no_store_is_makes_nothing(cli: Cli, tmp_path: Path):
     index = f"lmdb://{tmp_path}/indexes/one"
     assert cli("index", "rebuild", "--store", str(tmp_path / "none"), "--index", index).status == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_collection_right_after_a_rebuild_is_refused(cli: Cli, images: Images):
+    """Exit 1, one line with the time until when; the guard's alarm is not said twice."""
+    assert cli("index", "rebuild").status == 0
+    result = cli("gc")
+    assert (result.status, result.out) == (1, "")
+    assert result.err.count("\n") == 1
+    assert "nothing is condemned for one grace, until 20" in result.err
