@@ -128,7 +128,11 @@ def _is_special(path: str) -> bool:
 def _open_staged(final: str) -> Iterator[Output]:
     directory, name = os.path.split(final)
     staged = os.path.join(directory, f".{name[:200]}.{random_hex(4)}.part")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        # A person knows the name they gave, not that of the temporary file.
+        raise type(error)(error.errno, error.strerror, final) from error
     try:
         try:
             yield Output(descriptor)

@@ -100,6 +100,7 @@ def test_a_destination_that_cannot_be_written_exits_1(cli: Cli, store: Path):
         result = cli("get", digest, "-o", path)
         assert result.status == 1
         assert result.err.count("\n") == 1
+        assert ".part" not in result.err
 
 
 def test_a_store_of_another_format_exits_2(cli: Cli, store: Path):
