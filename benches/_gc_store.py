@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from _harness import SEED, PeakMemory, opened
+from _harness import SEED, PeakMemory, opened, run
 
 from blobstore.abc.records import ManifestKey
 from blobstore.app import make_collector
@@ -139,7 +139,7 @@ def measure_memory(path: Path) -> dict[str, float]:
         collector = make_collector(store)
         start = time.perf_counter()
         with PeakMemory() as memory:
-            plan = runner.run(collector.plan())
+            plan = run(runner, collector.plan())
         spent = time.perf_counter() - start
         return {"grown_bytes": memory.grown_bytes, "seconds": spent, "candidates": len(plan.candidates)}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import floors
 from _gc_store import add_garbage
-from _harness import OURS, SEED, opened, race, report, sized
+from _harness import OURS, SEED, opened, race, report, run, sized
 
 from blobstore.app import make_collector
 from blobstore.gc import GcPolicy
@@ -40,7 +40,7 @@ def bench_collect(benchmark: Any, tmp_path: Path) -> None:
         def collect(_: int) -> None:
             # A new one each time: what it keeps between runs is not part of the work.
             collector = make_collector(store, GcPolicy(grace_s=0, quarantine_s=0, max_share=1))
-            freed = runner.run(collector.run()).freed_blobs
+            freed = run(runner, collector.run()).freed_blobs
             assert freed == BLOBS, freed
 
         ours, timed = race(

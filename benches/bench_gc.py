@@ -12,7 +12,20 @@ from typing import Any
 
 import pytest
 from _gc_store import build, manifest_of, repository_of
-from _harness import IS_QUICK, MIB, LaterClock, Timed, opened, race, report, report_value, sized, stopwatch
+from _harness import (
+    IS_QUICK,
+    MIB,
+    LaterClock,
+    Timed,
+    opened,
+    quieten,
+    race,
+    report,
+    report_value,
+    run,
+    sized,
+    stopwatch,
+)
 from floors import RawLmdb
 
 from blobstore.app import make_collector
@@ -38,12 +51,12 @@ _built: dict[int, Built] = {}
 
 
 @pytest.fixture(scope="session")
-def build_once(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def build_once(session_path: Path) -> Any:
     """Builds a store of a size the first time it is asked for."""
 
     def get(blobs: int) -> Built:
         if blobs not in _built:
-            path = tmp_path_factory.mktemp("gc") / "store"
+            path = session_path / f"store-{blobs}"
             with opened(path) as (runner, store):
                 _built[blobs] = Built(path, blobs, runner.run(build(store, blobs)))
         return _built[blobs]
@@ -60,7 +73,7 @@ def bench_full_plan(benchmark: Any, build_once: Any, blobs: int) -> None:
         plans: list[Any] = []
 
         def plan(_: int) -> None:
-            plans.append(runner.run(collector.plan()))
+            plans.append(run(runner, collector.plan()))
 
         plan(0)
         ours, _ = race(benchmark, plan, {}, rounds=sized(5, 1))
@@ -120,7 +133,7 @@ def bench_incremental(benchmark: Any, build_once: Any, blobs: int) -> None:
     built: Built = build_once(blobs)
     policy = GcPolicy(quarantine_s=0)
     with opened(built.path) as (runner, store):
-        cleaned = stopwatch(lambda _: runner.run(make_collector(store, policy).run()), 0)
+        cleaned = stopwatch(lambda _: run(runner, make_collector(store, policy).run()), 0)
     days = iter(range(2, 1000, 2))
     timed = Timed("blobstore")
     freed: list[int] = []
@@ -134,7 +147,8 @@ def bench_incremental(benchmark: Any, build_once: Any, blobs: int) -> None:
         with opened(built.path, clock=LaterClock(day + 1.5)) as (runner, store):
             collector = make_collector(store, policy)
             reports: list[Any] = []
-            timed.seconds.append(stopwatch(lambda _: reports.append(runner.run(collector.run(is_full=False))), 0))
+            quieten()
+            timed.seconds.append(stopwatch(lambda _: reports.append(run(runner, collector.run(is_full=False))), 0))
             freed.append(reports[0].freed_blobs)
 
     benchmark.pedantic(delete_and_collect, rounds=sized(5, 1), iterations=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import floors
-from _harness import MIB, PeakMemory, opened, race, random_pieces, report, report_value, sized, stamped
+from _harness import MIB, PeakMemory, anonymous_bytes, opened, race, random_pieces, report, report_value, sized, stamped
 
 from blobstore.store import Store
 
@@ -54,13 +54,12 @@ def bench_put_memory(benchmark: Any, tmp_path: Path) -> None:
     grown: dict[int, int] = {}
     sizes = [sized(64, 16) * MIB, SIZE_BYTES]
     with opened(tmp_path / "store") as (runner, store):
-        # What is allocated once, thread stacks and arenas, is not the blob's.
-        runner.run(_put(store, random_pieces(16 * MIB, "warm")))
+        base = anonymous_bytes()
 
         def measure() -> None:
             for size in sizes:
                 # Each piece is made when it is wanted, as from a network, so that nothing but the store keeps it.
-                with PeakMemory() as memory:
+                with PeakMemory(base) as memory:
                     runner.run(_put_fresh(store, size))
                 grown[size] = memory.grown_bytes
                 _forget_blobs(tmp_path / "store")

@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from _harness import machine_lines, table_lines
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory of the bench alone, gone afterwards: on the disk that BENCH_DIR names, and out of the reach of other pytest
+    sessions, which tidy up pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="blobstore-bench-", dir=os.environ.get("BENCH_DIR")) as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="session")
+def session_path() -> Iterator[Path]:
+    """The same, for the length of the session."""
+    with tempfile.TemporaryDirectory(prefix="blobstore-bench-", dir=os.environ.get("BENCH_DIR")) as path:
+        yield Path(path)
 
 
 def pytest_report_header() -> list[str]:
