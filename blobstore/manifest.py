@@ -157,9 +157,20 @@ def _decode(body: bytes) -> dict[str, Any]:
         raise ManifestInvalid("the manifest is nested too deeply") from error
     except ValueError as error:
         raise ManifestInvalid(f"the manifest is not valid JSON: {error}") from error
+    # An escape of half a character is JSON, but no text: it could be neither stored nor answered. Only escapes can hold one.
+    if b"\\ud" in body.lower() and not _is_text(document):
+        raise ManifestInvalid("the manifest holds an escape of half a character, which is no Unicode text")
     if not isinstance(document, dict):
         raise ManifestInvalid(f"a manifest is a JSON object, not a {type(document).__name__}")
     return document
+
+
+def _is_text(document: object) -> bool:
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

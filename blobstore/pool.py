@@ -38,6 +38,17 @@ class WorkerPool:
             await asyncio.wait([running])
             raise
 
+    async def obtain(self, work: Callable[[], Result], release: Callable[[Result], object]) -> Result:
+        """As `finish`, for work whose result must be released: if the wait was cancelled, it is."""
+        running = asyncio.ensure_future(self.run(work))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            if running.exception() is None:
+                release(running.result())
+            raise
+
     def start(self, work: Callable[[], None]) -> None:
         """Hand over `work` without waiting for it; it must not raise."""
         self._ready().submit(work)

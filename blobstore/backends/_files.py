@@ -11,6 +11,7 @@ import ctypes
 import errno
 import functools
 import os
+import stat
 from collections.abc import Callable, Iterator
 
 from blobstore.durable import sync_directory
@@ -62,15 +63,13 @@ def _libc() -> ctypes.CDLL | None:
 
 
 def publish(handle: int, staged: str, final: str) -> None:
-    """Make a written file durable, then visible under its final name, then that name durable. Closes `handle`.
+    """Make a written file durable, then visible under its final name, which nobody used before, then that name durable. Closes
+    `handle`.
 
     Raises with nothing visible: if a step fails, both names are removed.
     """
     try:
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync_and_close(handle)
         os.rename(staged, final)
         sync_directory(os.path.dirname(final))
     except BaseException:
@@ -79,6 +78,13 @@ def publish(handle: int, staged: str, final: str) -> None:
                 # The first error is the one to tell; a file left here is found by reconciliation.
                 os.unlink(name)
         raise
+
+
+def _sync_and_close(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def create_whole(path: str, data: bytes) -> bool:
@@ -108,11 +114,7 @@ def _create_whole_by_name(path: str, data: bytes) -> bool:
     staged = f"{path}.new-{os.getpid()}-{os.urandom(8).hex()}"
     handle = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE)
     try:
-        try:
-            write_at(handle, data, 0)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _write_whole(handle, data)
         return _link_new(lambda: os.link(staged, path), path)
     finally:
         os.unlink(staged)
@@ -130,16 +132,24 @@ def _link_new(link: Callable[[], None], path: str) -> bool:
 
 
 def replace_whole(path: str, data: bytes) -> None:
-    """Make or replace a file with its content at once, durably."""
+    """Make or replace a file with its content at once, durably. If a step fails the old file is still there."""
     staged = f"{path}.new-{os.getpid()}-{os.urandom(8).hex()}"
     handle = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE)
     try:
-        write_at(handle, data, 0)
+        _write_whole(handle, data)
+        os.rename(staged, path)
     except BaseException:
-        os.close(handle)
         os.unlink(staged)
         raise
-    publish(handle, staged, path)
+    sync_directory(os.path.dirname(path))
+
+
+def _write_whole(handle: int, data: bytes) -> None:
+    try:
+        write_at(handle, data, 0)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def open_range(path: str, start: int, stop: int | None) -> tuple[int, int]:
@@ -149,12 +159,24 @@ def open_range(path: str, start: int, stop: int | None) -> tuple[int, int]:
         RangeInvalid: see `Backend.read`.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    size = os.fstat(handle).st_size
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        raise FileNotFoundError(path)
+    size = found.st_size
     end = size if stop is None else min(stop, size)
     if not 0 <= start <= size or (stop is not None and stop < start):
         os.close(handle)
         raise RangeInvalid(f"bytes {start} to {'the end' if stop is None else stop} of {size}")
     return handle, end
+
+
+def size_of(path: str) -> int:
+    """Length of a regular file."""
+    found = os.stat(path, follow_symlinks=False)
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError(path)
+    return found.st_size
 
 
 def delete_files(paths: list[str]) -> list[str]:

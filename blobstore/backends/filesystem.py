@@ -86,7 +86,9 @@ class FilesystemBackend(Backend):
         """See `Backend.open_upload`."""
         path = self.path_of(UPLOADS_PREFIX + upload_id)
         with translated(f"open upload {upload_id}"):
-            handle, size = await self._pool.finish(_open_staged, path, resume)
+            handle, size = await self._pool.obtain(
+                functools.partial(_open_staged, path, resume), lambda opened: os.close(opened[0])
+            )
         return _FileUpload(self.path_of, path, handle, size, self._pool)
 
     @asynccontextmanager
@@ -94,7 +96,9 @@ class FilesystemBackend(Backend):
         """See `Backend.read`."""
         path = self.path_of(key)
         with translated(f"read {key}"):
-            handle, end = await self._pool.finish(_files.open_range, path, start, stop)
+            handle, end = await self._pool.obtain(
+                functools.partial(_files.open_range, path, start, stop), lambda opened: os.close(opened[0])
+            )
         reader = _FileReader(self._pool, handle, key, start, end)
         try:
             yield reader.chunks()
@@ -104,8 +108,7 @@ class FilesystemBackend(Backend):
     async def stat(self, key: str) -> ObjectInfo:
         """See `Backend.stat`."""
         with translated(f"stat {key}"):
-            found = await self._pool.run(os.stat, self.path_of(key), follow_symlinks=False)
-        return ObjectInfo(key, found.st_size)
+            return ObjectInfo(key, await self._pool.run(_files.size_of, self.path_of(key)))
 
     async def delete(self, keys: Sequence[str]) -> frozenset[str]:
         """See `Backend.delete`."""
@@ -117,6 +120,8 @@ class FilesystemBackend(Backend):
     def list(self, prefix: str, after: str | None = None) -> AsyncIterator[ObjectInfo]:
         """See `Backend.list`."""
         directory, slash, _ = prefix.rpartition("/")
+        if directory:
+            checked_key(directory)
         return self._walk(directory + slash, prefix, after)
 
     async def _walk(self, directory: str, prefix: str, after: str | None) -> AsyncIterator[ObjectInfo]:
@@ -161,7 +166,10 @@ def _list_directory(path: str) -> list[tuple[str, int]]:
 
 def _open_staged(path: str, resume: bool) -> tuple[int, int]:  # noqa: FBT001
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if resume else os.O_CREAT | os.O_EXCL)
-    handle = os.open(path, flags, _files.FILE_MODE)
+    try:
+        handle = os.open(path, flags, _files.FILE_MODE)
+    except FileExistsError as error:
+        raise UploadBusy("this upload was begun already") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         found = os.fstat(handle)
@@ -228,8 +236,8 @@ class _FileUpload(BackendUpload):
 
     async def commit(self, key: str) -> None:
         """See `BackendUpload.commit`."""
-        final = self._path_of(key)
         try:
+            final = self._path_of(key)
             await self.drain()
         except BaseException:
             await self.abort()

@@ -63,7 +63,7 @@ class MemoryBackend(Backend):
     @asynccontextmanager
     async def read(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
         """See `Backend.read`."""
-        found = self._objects.get(key)
+        found = self._objects.get(checked_key(key))
         if found is None:
             raise KeyUnknown(f"nothing under {key}")
         if not 0 <= start <= len(found) or (stop is not None and stop < start):
@@ -72,19 +72,21 @@ class MemoryBackend(Backend):
 
     async def stat(self, key: str) -> ObjectInfo:
         """See `Backend.stat`."""
-        if key not in self._objects:
+        if checked_key(key) not in self._objects:
             raise KeyUnknown(f"nothing under {key}")
         return ObjectInfo(key, len(self._objects[key]))
 
     async def delete(self, keys: Sequence[str]) -> frozenset[str]:
         """See `Backend.delete`."""
-        for key in keys:
+        for key in map(checked_key, keys):
             self._objects.pop(key, None)
             self._uploads.pop(key, None)
         return frozenset(keys)
 
     async def list(self, prefix: str, after: str | None = None) -> AsyncIterator[ObjectInfo]:
         """See `Backend.list`."""
+        if "/" in prefix:
+            checked_key(prefix.rpartition("/")[0])
         present = {**self._objects, **self._uploads}
         for key in sorted(present):
             if key.startswith(prefix) and (after is None or key > after):
@@ -119,8 +121,10 @@ class _MemoryUpload(BackendUpload):
         del self._bytes()[offset:]
 
     async def commit(self, key: str) -> None:
-        self._objects[checked_key(key)] = bytes(self._bytes())
-        await self.abort()
+        try:
+            self._objects[checked_key(key)] = bytes(self._bytes())
+        finally:
+            await self.abort()
 
     async def abort(self) -> None:
         if self._data is not None:

@@ -138,14 +138,14 @@ def insert_record(
     if known is not None:
         state.put_manifest_row(tx, key, state.changed(known, lost_at_ms=max(now_ms, known.lost_at_ms)), known)
         return []
-    subject = manifest.subject.digest if manifest.subject is not None else None
+    subject = _subject_key(tx, manifest.subject.digest) if manifest.subject is not None else None
     _add_edge(tx, key, manifest.digest.value, EDGE_SELF)
     for child, kind in edges.items():
         _add_edge(tx, key, child, kind)
     row = records.ManifestRow(
         media_type=manifest.media_type,
         artifact_type=manifest.listed_artifact_type,
-        subject=records.digest_key(subject) if subject is not None else None,
+        subject=subject,
         size=manifest.size_bytes,
         pushed_at_ms=now_ms,
         lost_at_ms=now_ms,
@@ -154,8 +154,13 @@ def insert_record(
         is_subject_gone=False,
     )
     if subject is not None:
-        tx.put(Table.REFERRERS, _referrer_key(tx, number, subject) + manifest.digest.value, b"")
+        tx.put(Table.REFERRERS, u32(number) + subject + manifest.digest.value, b"")
     state.put_manifest_row(tx, key, row, None)
+    for referrer in referrers(tx, key):
+        # Pushed before its subject, or left behind by it: now it lives with it.
+        found = state.get_manifest(tx, referrer)
+        assert found is not None
+        state.put_manifest_row(tx, referrer, state.changed(found, is_subject_gone=False), found)
     for child, kind in edges.items():
         if kind == EDGE_MANIFEST:
             _look_again(tx, u32(number) + child, now_ms, is_loss=False)
@@ -185,12 +190,10 @@ def _add_edge(tx: Transaction, key: bytes, child: bytes, kind: bytes) -> None:
     tx.put(Table.EDGES_TO, child + key, b"")
 
 
-def _referrer_key(tx: Transaction, number: int, subject: Digest) -> bytes:
-    """Where the referrers of a subject stand: under its sha256 where that is known."""
+def _subject_key(tx: Transaction, subject: Digest) -> bytes:
+    """What a record keeps of its subject: the sha256 where that is known, as an alias goes with its blob."""
     raw = state.canonical(tx, subject)
-    return u32(number) + (
-        records.digest_key(Digest.from_sha256(raw)) if raw is not None else records.digest_key(subject)
-    )
+    return records.digest_key(Digest.from_sha256(raw) if raw is not None else subject)
 
 
 def _look_again(tx: Transaction, key: bytes, now_ms: int, *, is_loss: bool) -> None:
@@ -210,9 +213,7 @@ def remove_record(tx: Transaction, key: bytes, row: records.ManifestRow, now_ms:
         tx.delete(Table.TAGS, key[:4] + tag.encode())
         tx.delete(Table.TAGS_OF, key + tag.encode())
     if row.subject is not None:
-        subject = records.digest_from_key(row.subject)
         tx.delete(Table.REFERRERS, u32(number) + row.subject + key[4:])
-        tx.delete(Table.REFERRERS, _referrer_key(tx, number, subject) + key[4:])
     state.delete_manifest_row(tx, key, row)
     edges = [(found[36:], kind) for found, kind in tx.scan_prefix(Table.EDGES_FROM, key)]
     for child, _ in edges:

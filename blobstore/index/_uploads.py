@@ -114,12 +114,15 @@ def settle_bytes(tx: Transaction, intent: Intent, content: Content, names: Seque
     """
     generation, raw = intent.generation.key, content.digest.value
     open_row = state.get_intent(tx, intent.upload)
+    row = state.get_blob(tx, raw)
+    if open_row is None and row is not None and row.generation == generation:
+        # Said twice: these very bytes are the blob, and no trash.
+        return Committed(CommitOutcome.DUPLICATE)
     if open_row is None:
         # Fenced: the intent was expired or cancelled, and its names went to the trash then; ours may be one more.
         if names:
             state.trash_names(tx, generation, [*intent.names, *names], content.size_bytes, now_ms, "fenced commit")
         return Committed(CommitOutcome.INTERRUPTED, intent.generation if names else None)
-    row = state.get_blob(tx, raw)
     if row is None or row.state == records.STATE_SUSPECT:
         if not names:
             return Committed(CommitOutcome.NOT_PUBLISHED)

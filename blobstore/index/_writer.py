@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
 from collections import defaultdict
@@ -12,7 +13,7 @@ from typing import Any
 
 import lmdb
 
-from blobstore.errors import BlobstoreError, IndexPoisoned, StorageFull
+from blobstore.errors import IndexPoisoned, StorageFull
 from blobstore.index import _safety
 from blobstore.index._ballast import Ballast
 from blobstore.index._lmdb_transaction import LmdbTransaction
@@ -21,6 +22,8 @@ from blobstore.index._tables import Transaction
 
 batch_max_verbs = 1000
 """More than that wait for the next commit, so that the first of a crowd don't wait for its end."""
+
+_FULL_BELOW_BYTES = 1024 * 1024
 
 Verb = Callable[[Transaction], Any]
 
@@ -95,7 +98,18 @@ class GroupWriter:
         except (lmdb.MapFullError, lmdb.DiskError) as error:
             self._retry_with_ballast(batch, error)
         except lmdb.Error as error:
-            self._poison(batch, error)
+            if self._is_disk_full():
+                self._retry_with_ballast(batch, error)
+            else:
+                self._poison(batch, error)
+        except Exception as error:  # noqa: BLE001 - the thread must live on, and the callers be told
+            _fail(batch, error)
+
+    def _is_disk_full(self) -> bool:
+        """LMDB calls a write that a full disk cut short an EIO. Its transaction is gone without a trace either way: no page of
+        it is referred to."""
+        space = os.statvfs(self._env.path())
+        return space.f_bavail * space.f_frsize < _FULL_BELOW_BYTES
 
     def _commit_all(self, batch: list[_Job]) -> None:
         """All verbs of a batch in one transaction. One that refuses has written nothing, so the others need no protection
@@ -163,7 +177,10 @@ class GroupWriter:
         except (lmdb.MapFullError, lmdb.DiskError) as again:
             _fail(freeing, StorageFull(f"no space left for the index, not even to free some ({again})"))
         except lmdb.Error as again:
-            self._poison(freeing, again)
+            if not self._is_disk_full():
+                self._poison(freeing, again)
+                return
+            _fail(freeing, StorageFull(f"no space left for the index, not even to free some ({again})"))
 
     def _poison(self, batch: list[_Job], error: lmdb.Error) -> None:
         # What a failed sync left on the disk is unknown, and a second sync would not tell (ATC'20, fsync failures).
@@ -171,7 +188,7 @@ class GroupWriter:
         _fail(batch, IndexPoisoned(self.poison))
 
 
-def _fail(batch: list[_Job], error: BlobstoreError) -> None:
+def _fail(batch: list[_Job], error: Exception) -> None:
     for job in batch:
         job.result, job.error = None, error
 
