@@ -40,17 +40,17 @@ async def sweep_all(index: Index, marked: Marked, policy: GcPolicy, now_ms: int)
         page = await index.scan_unreferenced(after, policy.slice_max, marked.dead, marked.spared)
         asked: dict[Digest, ManifestKey | None] = {}
         for item in page.items:
-            if item.blob.state is BlobState.CONDEMNED:
+            if item.state is BlobState.CONDEMNED:
                 continue
             if item.is_spared:
-                swept.spared_bytes += item.blob.size_bytes
+                swept.spared_bytes += item.size_bytes
             elif item.is_dropped and not is_at_once:
                 swept.later_blobs += 1
-                swept.later_bytes += item.blob.size_bytes
+                swept.later_bytes += item.size_bytes
             else:
-                asked[item.blob.digest] = item.last_referrer
+                asked[item.digest] = item.last_referrer
         for standing in await index.standings(list(asked), now_ms, policy.terms) if asked else ():
-            _add_candidate(swept, standing, asked[standing.blob.digest])
+            _add_candidate(swept, standing, asked[standing.digest])
         after = page.next
         if after is None:
             return swept
@@ -65,7 +65,7 @@ async def sweep_lapsed(index: Index, marked: Marked, policy: GcPolicy, now_ms: i
         fresh = [digest for digest in digests if digest not in seen]
         seen.update(fresh)
         for standing in await index.standings(fresh, now_ms, policy.terms):
-            if not standing.has_edge and standing.blob.state is not BlobState.CONDEMNED:
+            if not standing.has_edge and standing.state is not BlobState.CONDEMNED:
                 _add_candidate(swept, standing, None)
     await _sweep_let_go(index, marked, policy, now_ms, swept)
     return swept
@@ -86,7 +86,7 @@ async def _sweep_let_go(index: Index, marked: Marked, policy: GcPolicy, now_ms: 
                     _add_candidate(swept, standing, key)
                 else:
                     swept.later_blobs += 1
-                    swept.later_bytes += standing.blob.size_bytes
+                    swept.later_bytes += standing.size_bytes
 
 
 async def _lapsed_digests(index: Index, policy: GcPolicy, now_ms: int) -> AsyncIterator[Iterable[Digest]]:
@@ -106,9 +106,9 @@ def _add_candidate(swept: Swept, standing: Standing, keeper: ManifestKey | None)
         return
     swept.candidates.append(
         Candidate(
-            standing.blob.digest,
-            standing.blob.size_bytes,
-            "damaged" if standing.blob.state is BlobState.SUSPECT else "unreferenced",
+            standing.digest,
+            standing.size_bytes,
+            "damaged" if standing.state is BlobState.SUSPECT else "unreferenced",
             standing.held_until_ms,
             keeper or standing.last_referrer,
             keeper is not None,

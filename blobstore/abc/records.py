@@ -162,7 +162,9 @@ class Change(msgspec.Struct, frozen=True):
 class Unreferenced(msgspec.Struct, frozen=True):
     """A blob that no manifest keeps but dropped or spared ones, if any do: see `CollectorIndex.scan_unreferenced`."""
 
-    blob: Blob
+    digest: Digest
+    state: BlobState
+    size_bytes: int
     is_dropped: bool
     is_spared: bool
     last_referrer: ManifestKey | None
@@ -171,7 +173,9 @@ class Unreferenced(msgspec.Struct, frozen=True):
 class Standing(msgspec.Struct, frozen=True):
     """What keeps a blob at one moment. `held_until_ms` is the end of its longest hold, 0 without one."""
 
-    blob: Blob
+    digest: Digest
+    state: BlobState
+    size_bytes: int
     has_edge: bool
     is_held: bool
     held_until_ms: int

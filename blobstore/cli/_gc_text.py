@@ -38,9 +38,9 @@ async def find_holds(store: Store, report: RunReport) -> Held | None:
     held, terms, after, looked_at = Held(), report.plan.policy.terms, None, 0
     while looked_at < _HELD_LOOKED_AT_MAX:
         page = await store.index.scan_unreferenced(after, _SLICE, frozenset(), frozenset())
-        digests = [each.blob.digest for each in page.items if each.blob.state is BlobState.PRESENT]
+        digests = [each.digest for each in page.items if each.state is BlobState.PRESENT]
         for standing in await store.index.standings(digests, report.plan.now_ms, terms) if digests else ():
-            _add(held, standing.blob.size_bytes, standing.held_until_ms)
+            _add(held, standing.size_bytes, standing.held_until_ms)
         looked_at += len(digests)
         after = page.next
         if after is None:

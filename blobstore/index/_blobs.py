@@ -25,70 +25,97 @@ def view_blob(
     tx: Transaction, repository: RepositoryName, digest: Digest, now_ms: int, terms: HoldTerms
 ) -> Blob | None:
     """A blob as a repository sees it."""
-    number, raw = state.repository_id(tx, repository), state.canonical(tx, digest)
-    row = state.get_blob(tx, raw) if raw is not None else None
-    if number is None or raw is None or row is None:
-        return None
-    return state.blob_value(raw, row) if state.is_visible(tx, raw, row, number, now_ms, terms) else None
+    seen = _see(tx, repository, digest, now_ms, terms)
+    return state.blob_value(seen.raw, seen.row) if seen is not None else None
 
 
-def needs_touch(tx: Transaction, repository: RepositoryName, digest: Digest, now_ms: int, terms: HoldTerms) -> bool:
-    """Whether `touch_blob` would write: the blob is condemned, or promised by a hold that is no longer fresh."""
-    number, raw = state.repository_id(tx, repository), state.canonical(tx, digest)
-    row = state.get_blob(tx, raw) if raw is not None else None
-    if number is None or raw is None or row is None:
-        return False
-    if row.state == records.STATE_CONDEMNED:
-        return True
-    hold = state.get_hold(tx, raw, number)
-    is_fresh = hold is not None and now_ms - hold.renewed_at_ms <= terms.renew_ms
-    return not is_fresh and not state.has_edge_from(tx, raw, number)
+def peek_blob(
+    tx: Transaction, repository: RepositoryName, digest: Digest, now_ms: int, terms: HoldTerms
+) -> tuple[Blob | None, bool]:
+    """What `touch_blob` would answer, and whether it would write."""
+    seen = _see(tx, repository, digest, now_ms, terms)
+    if seen is None:
+        return None, False
+    return state.blob_value(seen.raw, seen.row), seen.needs_promise(now_ms, terms)
 
 
 def touch_blob(
     tx: Transaction, repository: RepositoryName, digest: Digest, now_ms: int, terms: HoldTerms
 ) -> Blob | None:
     """A blob as a repository sees it, promised."""
-    seen = view_blob(tx, repository, digest, now_ms, terms)
-    if seen is not None:
-        number = state.repository_id(tx, repository)
-        assert number is not None
-        if needs_touch(tx, repository, digest, now_ms, terms):
-            _promise(tx, seen.digest.value, number, now_ms)
-        return find_blob(tx, digest)
-    return None
+    seen = _see(tx, repository, digest, now_ms, terms)
+    if seen is None:
+        return None
+    if seen.needs_promise(now_ms, terms):
+        seen.row = _promise(tx, seen.raw, seen.row, seen.number, now_ms)
+    return state.blob_value(seen.raw, seen.row)
+
+
+class _Seen:
+    """A blob that a repository sees, and what it sees it by."""
+
+    __slots__ = ("has_edge", "hold", "number", "raw", "row")
+
+    def __init__(
+        self,
+        number: int,
+        raw: bytes,
+        row: records.BlobRow,
+        has_edge: bool,
+        hold: records.HoldRow | None,
+    ) -> None:
+        self.number, self.raw, self.row, self.has_edge, self.hold = number, raw, row, has_edge, hold
+
+    def needs_promise(self, now_ms: int, terms: HoldTerms) -> bool:
+        """Whether a yes must be written down: the blob is condemned, or its hold is no longer fresh."""
+        if self.row.state == records.STATE_CONDEMNED:
+            return True
+        return self.hold is not None and now_ms - self.hold.renewed_at_ms > terms.renew_ms
+
+
+def _see(tx: Transaction, repository: RepositoryName, digest: Digest, now_ms: int, terms: HoldTerms) -> _Seen | None:
+    number, raw = state.repository_id(tx, repository), state.canonical(tx, digest)
+    row = state.get_blob(tx, raw) if raw is not None else None
+    if number is None or raw is None or row is None or row.state == records.STATE_SUSPECT:
+        return None
+    if state.has_edge_from(tx, raw, number):
+        return _Seen(number, raw, row, True, None)  # noqa: FBT003
+    hold = state.get_hold(tx, raw, number)
+    if hold is None:
+        return None
+    # Who let go of a condemned blob last may take it back.
+    if row.state != records.STATE_CONDEMNED and state.is_hold_lapsed(tx, raw + u32(number), hold, now_ms, terms):
+        return None
+    return _Seen(number, raw, row, False, hold)  # noqa: FBT003
 
 
 def mount_blob(
     tx: Transaction, source: RepositoryName, target: RepositoryName, digest: Digest, now_ms: int, terms: HoldTerms
 ) -> Blob | None:
     """A blob that one repository sees is promised to another."""
-    seen = view_blob(tx, source, digest, now_ms, terms)
+    seen = _see(tx, source, digest, now_ms, terms)
     if seen is None:
         return None
-    _promise(tx, seen.digest.value, state.make_repository(tx, target), now_ms)
-    return find_blob(tx, digest)
+    row = _promise(tx, seen.raw, seen.row, state.make_repository(tx, target), now_ms)
+    return state.blob_value(seen.raw, row)
 
 
-def _promise(tx: Transaction, raw: bytes, number: int, now_ms: int) -> None:
-    row = state.get_blob(tx, raw)
-    assert row is not None
+def _promise(tx: Transaction, raw: bytes, row: records.BlobRow, number: int, now_ms: int) -> records.BlobRow:
     if row.state == records.STATE_CONDEMNED:
-        state.revive(tx, raw, row)
+        row = state.revive(tx, raw, row)
     state.set_hold(tx, raw, number, now_ms)
+    return row
 
 
 def delete_blob(tx: Transaction, repository: RepositoryName, digest: Digest, now_ms: int, terms: HoldTerms) -> None:
     """A repository lets go of a blob."""
-    seen = view_blob(tx, repository, digest, now_ms, terms)
+    seen = _see(tx, repository, digest, now_ms, terms)
     if seen is None:
         raise BlobUnknown(f"{repository} has no blob {digest}")
-    number, raw = state.repository_id(tx, repository), seen.digest.value
-    assert number is not None
-    if state.has_edge_from(tx, raw, number):
-        keys = [key[32:] for key, _ in tx.scan_prefix(Table.EDGES_TO, raw + u32(number))]
+    if seen.has_edge:
+        keys = [key[32:] for key, _ in tx.scan_prefix(Table.EDGES_TO, seen.raw + u32(seen.number))]
         raise StillReferenced(digest, [state.manifest_key_value(tx, key) for key in keys])
-    _let_go(tx, raw, number)
+    _let_go(tx, seen.raw, seen.number)
 
 
 def _let_go(tx: Transaction, raw: bytes, number: int) -> None:

@@ -152,9 +152,8 @@ class KeyValueIndex(Index):
         self, repository: RepositoryName, digest: Digest, now_ms: int, terms: HoldTerms
     ) -> Blob | None:
         """See `BlobIndex.touch_blob`."""
-        if self._read(_blobs.needs_touch, repository, digest, now_ms, terms):
-            return await self._write(_blobs.touch_blob, repository, digest, now_ms, terms)
-        return self._read(_blobs.view_blob, repository, digest, now_ms, terms)
+        seen, needs_promise = self._read(_blobs.peek_blob, repository, digest, now_ms, terms)
+        return await self._write(_blobs.touch_blob, repository, digest, now_ms, terms) if needs_promise else seen
 
     async def mount_blob(
         self, source: RepositoryName, target: RepositoryName, digest: Digest, now_ms: int, terms: HoldTerms
@@ -282,7 +281,20 @@ class KeyValueIndex(Index):
 
     async def check_edges(self, after: bytes | None, limit: int) -> bytes | None:
         """See `CollectorIndex.check_edges`."""
+        # First by sums, which is several times faster: equal ones mean that both tables hold the same edges. Different ones may
+        # only mean that somebody pushed meanwhile; then each edge is looked up.
+        if after is None and await self._sum_edges(limit, is_reverse=False) == await self._sum_edges(
+            limit, is_reverse=True
+        ):
+            return None
         return await self._scan(_scanning.check_edges, after, limit)
+
+    async def _sum_edges(self, limit: int, *, is_reverse: bool) -> int:
+        total, after = await self._scan(_scanning.sum_edges, None, limit, is_reverse)
+        while after is not None:
+            more, after = await self._scan(_scanning.sum_edges, after, limit, is_reverse)
+            total += more
+        return total
 
     async def list_lapsed_holds(self, terms: HoldTerms, now_ms: int, after: bytes | None, limit: int) -> Slice[Digest]:
         """See `CollectorIndex.list_lapsed_holds`."""

@@ -40,6 +40,13 @@ class LmdbTransaction(Transaction):
         pairs: Iterator[tuple[bytes, bytes]] = cursor.iternext(keys=True, values=True)
         return pairs
 
+    def scan_keys(self, table: Table, start: bytes) -> Iterator[bytes]:
+        cursor = self._txn.cursor(db=self._databases[table])
+        if not cursor.set_range(start):
+            return iter(())
+        keys: Iterator[bytes] = cursor.iternext(keys=True, values=False)
+        return keys
+
     def has_prefix(self, table: Table, prefix: bytes) -> bool:
         cursor = self._cursors.get(table)
         if cursor is None:

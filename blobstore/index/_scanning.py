@@ -29,7 +29,8 @@ from blobstore.index import _state as state
 from blobstore.index._outbox import last_sequence
 from blobstore.index._records import EDGE_MANIFEST
 from blobstore.index._tables import Table, Transaction
-from blobstore.promises import PINNED_MS, HoldTerms
+from blobstore.names import RepositoryName
+from blobstore.promises import PINNED_MS, Activity, HoldTerms
 
 _LAPSED_SEEN_MAX = 50_000
 
@@ -65,12 +66,22 @@ def guards(tx: Transaction) -> Guards:
 
 def node(tx: Transaction, key: bytes, row: records.ManifestRow) -> ManifestNode | None:
     """A record as marking needs it; None in a repository that is being removed."""
-    named = state.manifest_key_value(tx, key)
-    if named is None or tx.get(Table.REMOVALS, key[:4]) is not None:
+    name = _visible_name(tx, key[:4])
+    if name is None:
         return None
-    children = [
-        Digest.from_sha256(found[36:]) for found, kind in tx.scan_prefix(Table.EDGES_FROM, key) if kind == EDGE_MANIFEST
-    ]
+    edges = tx.scan_prefix(Table.EDGES_FROM, key)
+    children = [Digest.from_sha256(found[36:]) for found, kind in edges if kind == EDGE_MANIFEST]
+    return _node(tx, key, ManifestKey(name, Digest.from_sha256(key[4:])), row, children)
+
+
+def _visible_name(tx: Transaction, prefix: bytes) -> RepositoryName | None:
+    name = state.repository_name(tx, records.from_u32(prefix))
+    return name if tx.get(Table.REMOVALS, prefix) is None else None
+
+
+def _node(
+    tx: Transaction, key: bytes, named: ManifestKey, row: records.ManifestRow, children: list[Digest]
+) -> ManifestNode:
     record = state.manifest_value(named, row)
     subject = state.canonical(tx, record.subject) if record.subject is not None else None
     if subject is not None:
@@ -86,17 +97,26 @@ def find_node(tx: Transaction, key: ManifestKey) -> ManifestNode | None:
 
 
 def scan_manifests(tx: Transaction, after: bytes | None, limit: int) -> Slice[ManifestNode]:
-    """A slice of all records, those of one repository together."""
+    """A slice of all records, those of one repository together; their edges are read by a second cursor in step."""
     found: list[ManifestNode] = []
-    last: bytes | None = None
-    seen = 0
+    edges = tx.scan(Table.EDGES_FROM, after + b"\xff" * 33 if after else b"")
+    edge = next(edges, None)
+    prefix, name = b"", None
+    seen, last = 0, b""
     for key, value in tx.scan(Table.MANIFESTS, after + b"\0" if after else b""):
         if seen == limit:
             return Slice(tuple(found), last)
         seen, last = seen + 1, key
-        each = node(tx, key, records.MANIFEST.decode(value))
-        if each is not None:
-            found.append(each)
+        if key[:4] != prefix:
+            prefix, name = key[:4], _visible_name(tx, key[:4])
+        children: list[Digest] = []
+        while edge is not None and edge[0][:36] <= key:
+            if edge[1] == EDGE_MANIFEST and edge[0][:36] == key:
+                children.append(Digest.from_sha256(edge[0][36:]))
+            edge = next(edges, None)
+        if name is not None:
+            named = ManifestKey(name, Digest.from_sha256(key[4:]))
+            found.append(_node(tx, key, named, records.MANIFEST.decode(value), children))
     return Slice(tuple(found), None)
 
 
@@ -148,8 +168,9 @@ def scan_unreferenced(
     if end is None and edge is not None:
         raise _dangling(edge[0][:32])
     items = [
-        Unreferenced(
-            state.blob_value(raw, records.BLOB.decode(value)),
+        _unreferenced(
+            raw,
+            records.BLOB.decode(value),
             is_dropped,
             is_spared,
             state.manifest_key_value(tx, token) if token is not None else None,
@@ -159,11 +180,35 @@ def scan_unreferenced(
     return Slice(tuple(items), end)
 
 
+def _unreferenced(
+    raw: bytes,
+    row: records.BlobRow,
+    is_dropped: bool,
+    is_spared: bool,
+    keeper: ManifestKey | None,
+) -> Unreferenced:
+    digest, status = Digest.from_sha256(raw), state.blob_state(row)
+    return Unreferenced(digest, status, row.size, is_dropped, is_spared, keeper)
+
+
 def _dangling(raw: bytes) -> IndexDamaged:
     return IndexDamaged(
         f"a manifest refers to sha256:{raw.hex()}, of which the index has no row; nothing was collected, "
         "run `blobstore index rebuild`"
     )
+
+
+def sum_edges(tx: Transaction, after: bytes | None, limit: int, is_reverse: bool) -> tuple[int, bytes | None]:  # noqa: FBT001
+    """A sum of (salted) hashes over a slice of edges, the same from either table whatever their order."""
+    total = seen = 0
+    last = after
+    table = Table.EDGES_TO if is_reverse else Table.EDGES_FROM
+    for key in tx.scan_keys(table, after + b"\0" if after else b""):
+        if seen == limit:
+            return total, last
+        seen, last = seen + 1, key
+        total += hash(key) if is_reverse else hash(key[36:] + key[:36])
+    return total, None
 
 
 def check_edges(tx: Transaction, after: bytes | None, limit: int) -> bytes | None:
@@ -275,6 +320,7 @@ def list_referrer_nodes(tx: Transaction, key: ManifestKey) -> list[ManifestNode]
 def standings(tx: Transaction, digests: Sequence[Digest], now_ms: int, terms: HoldTerms) -> list[Standing]:
     """What keeps each of some blobs."""
     found: list[Standing] = []
+    activities: dict[bytes, Activity] = {}
     for digest in digests:
         row = state.get_blob(tx, digest.value)
         if row is None:
@@ -282,13 +328,16 @@ def standings(tx: Transaction, digests: Sequence[Digest], now_ms: int, terms: Ho
         until_ms, is_held = 0, False
         last: bytes | None = None
         for key, hold in state.holds(tx, digest.value):
-            lapses_ms = terms.lapses_at_ms(hold.renewed_at_ms, state.activity(tx, records.from_u32(key[32:])))
+            activity = activities.get(key[32:])
+            if activity is None:
+                activity = activities[key[32:]] = state.activity(tx, records.from_u32(key[32:]))
+            lapses_ms = terms.lapses_at_ms(hold.renewed_at_ms, activity)
             is_held = is_held or hold.renewed_at_ms >= PINNED_MS or lapses_ms > now_ms
             if lapses_ms >= until_ms:
                 until_ms, last = lapses_ms, hold.last_referrer or last
         referrer = state.manifest_key_value(tx, last) if last is not None else None
-        blob = state.blob_value(digest.value, row)
-        found.append(Standing(blob, state.has_edge(tx, digest.value), is_held, until_ms, referrer))
+        has_edge = state.has_edge(tx, digest.value)
+        found.append(Standing(digest, state.blob_state(row), row.size, has_edge, is_held, until_ms, referrer))
     return found
 
 

@@ -84,6 +84,11 @@ def new_blob_row(
     return records.BlobRow(records.STATE_PRESENT, generation.key, size, blake3, kept, [])
 
 
+def blob_state(row: records.BlobRow) -> BlobState:
+    """The state of a blob's row as others see it."""
+    return _BLOB_STATES[row.state]
+
+
 def blob_value(raw: bytes, row: records.BlobRow) -> Blob:
     """A blob's row as others see it."""
     digest, generation = Digest.from_sha256(raw), Generation.from_key(row.generation)

@@ -67,6 +67,11 @@ class Transaction(abc.ABC):
     def count(self, table: Table) -> int:
         """How many keys a table has, without counting them."""
 
+    def scan_keys(self, table: Table, start: bytes) -> Iterator[bytes]:
+        """Keys alone, from `start` on. Only valid until the next write."""
+        for key, _ in self.scan(table, start):
+            yield key
+
     def scan_prefix(self, table: Table, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys that begin with `prefix`. Only valid until the next write."""
         for key, value in self.scan(table, prefix):

@@ -49,7 +49,8 @@ class GroupWriter:
 
     def __init__(self, env: lmdb.Environment, databases: list[Any], minter: Minter, ballast: Ballast) -> None:
         self._env, self._databases, self._minter, self._ballast = env, databases, minter, ballast
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._gathered: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
         self._thread = threading.Thread(target=self._run, name="blobstore-index", daemon=True)
         self.poison: str | None = None
         self.commits = 0
@@ -66,26 +67,36 @@ class GroupWriter:
 
     def submit(self, verb: Verb, *, frees: bool) -> asyncio.Future[Any]:
         """Queue a verb. `frees` tells that it makes room, so that it may use the ballast on a full disk."""
-        job = _Job(verb, asyncio.get_running_loop(), frees)
-        self._jobs.put(job)
+        loop = asyncio.get_running_loop()
+        job = _Job(verb, loop, frees)
+        gathered = self._gathered.get(loop)
+        if gathered is None:
+            self._gathered[loop] = gathered = []
+        if not gathered:
+            # Once a turn of the loop: verbs that become ready together share a commit.
+            loop.call_soon(self._hand_over, loop)
+        gathered.append(job)
         return job.future
 
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._jobs.put(self._gathered.pop(loop))
+
     def _run(self) -> None:
-        is_running = True
-        while is_running:
-            batch: list[_Job] = []
-            job = self._jobs.get()
-            while job is not None and len(batch) < batch_max_verbs:
-                batch.append(job)
+        while True:
+            jobs = self._jobs.get()
+            if jobs is None:
+                return
+            while len(jobs) < batch_max_verbs:
                 try:
-                    job = self._jobs.get_nowait()
+                    more = self._jobs.get_nowait()
                 except queue.Empty:
                     break
-            else:
-                is_running = job is not None
-                if job is not None:
-                    batch.append(job)
-            if batch:
+                if more is None:
+                    self._jobs.put(None)
+                    break
+                jobs += more
+            for at in range(0, len(jobs), batch_max_verbs):
+                batch = jobs[at : at + batch_max_verbs]
                 self._carry_out(batch)
                 _answer(batch)
 

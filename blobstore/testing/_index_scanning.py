@@ -27,7 +27,7 @@ class ScanningTests(IndexTests):
             page = await scene.index.scan_unreferenced(
                 after, 2, frozenset({tokens[going.digest]}), frozenset({tokens[spared.digest]})
             )
-            found.update({each.blob.digest: each for each in page.items})
+            found.update({each.digest: each for each in page.items})
             after = page.next
             if after is None:
                 break

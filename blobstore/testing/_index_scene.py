@@ -185,7 +185,7 @@ class Scene:
                 assert getattr(totals, f"{kind}_{unit}") == counted[f"{kind}_{unit}"], f"{kind}_{unit}"
         unreferenced = {each.blob.digest for each in blobs if not each.parents}
         slice_ = await self.index.scan_unreferenced(None, 10_000, frozenset(), frozenset())
-        assert {each.blob.digest for each in slice_.items} == unreferenced
+        assert {each.digest for each in slice_.items} == unreferenced
 
     async def _check_other_totals(self) -> None:
         totals, index = await self.index.totals(), self.index

@@ -293,15 +293,19 @@ async def test_concurrent_collectors_free_each_blob_once(bench: Bench) -> None:
 
 async def test_collecting_while_images_are_pushed_breaks_none(bench: Bench) -> None:
     """Pushers, retaggers and collectors with next to no grace at once: a push may have to start anew, no image ever breaks."""
-    policy = GcPolicy(grace_s=0.005, renew_s=0, quarantine_s=0.005, delete_untagged=True)
+    policy = GcPolicy(grace_s=0.02, renew_s=0, quarantine_s=0.005, delete_untagged=True)
+    turns = asyncio.Semaphore(0)
 
     async def push_until_through(name: int, number: int) -> Manifest:
         layers = [b"shared %d" % (number % 3), b"own %d %d" % (name, number)]
-        while True:
+        for _ in range(1000):
+            for _ in range(3):
+                turns.release()
             try:
                 return await bench.push_image(b"config %d" % name, layers, f"t{name}")
             except (ManifestBlobUnknown, UploadInterrupted):
                 continue
+        raise AssertionError("never got through")
 
     async def pusher(name: int) -> None:
         for number in range(8):
@@ -311,15 +315,19 @@ async def test_collecting_while_images_are_pushed_breaks_none(bench: Bench) -> N
                     assert Digest.of(await blob.read()) == reference.digest
 
     async def collect() -> None:
-        while not done.is_set():
+        while True:
+            await turns.acquire()
+            if done.is_set():
+                return
             bench.clock.advance(1)
             await bench.collector(policy).run()
-            await asyncio.sleep(0)
 
     done = asyncio.Event()
     collecting = [asyncio.create_task(collect()) for _ in range(2)]
     await asyncio.gather(*(pusher(name) for name in range(4)))
     done.set()
+    turns.release()
+    turns.release()
     await asyncio.gather(*collecting)
     bench.clock.advance(1000)
     for _ in range(2):
