@@ -21,7 +21,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest benches -o addopts= -o testpaths=benches -p no:cacheprovider --benchmark-columns=median,iqr,rounds -q -s
+	$(BIN)/python -m pytest -c benches/pytest.ini benches
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

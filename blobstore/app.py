@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager
 from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.clock import Clock, SystemClock, iso_utc
 from blobstore.durable import make_directories, sync_directory
+from blobstore.errors import StoreUnknown
 from blobstore.events import EventSink, discard
 from blobstore.gc import Collector, GcPolicy
 from blobstore.index.lmdb import LmdbIndex, exclusive_lock
 from blobstore.locations import FilesystemLocation, LmdbLocation, parse_index_url, parse_store_url
+from blobstore.marker import read_marker
 from blobstore.promises import HoldTerms
 from blobstore.rebuild import RebuildReport, finish, rebuild
 from blobstore.reconcile import find_orphans
@@ -93,6 +95,8 @@ async def rebuild_index(
     fresh = f"{path}.rebuild"
     await backend.open()
     try:
+        if await read_marker(backend) is None:
+            raise StoreUnknown(f"there is no store at {backend.location}")
         await asyncio.to_thread(make_directories, os.path.dirname(path))
         async with exclusive_lock(path):
             # What an earlier rebuild left when it died.

@@ -108,8 +108,10 @@ class Collector:
         )
 
     async def dry_run(self, *, is_full: bool = True) -> RunReport:
-        """The plan, reported as the run would report it."""
-        return predict(await self.plan(is_full=is_full))
+        """The plan, reported as the run would report it; if the run would be refused, it says so."""
+        plan = await self.plan(is_full=is_full)
+        doubt = await self._doubt_of_time()
+        return predict(plan, (doubt.refusal if doubt is not None else None) or self._too_much(plan))
 
     async def _mark_all(self, now_ms: int) -> Marked:
         """Mark one repository after the other; holds the records of one in memory."""
@@ -257,34 +259,48 @@ class Collector:
 
     async def _check_clock(self) -> None:
         """Refuse while the time is in doubt: a wrong clock must cost a retry, never a blob."""
-        now_ms, monotonic_ms = self._clock.now_ms(), self._clock.monotonic_ms()
-        drift_ms = (now_ms - self._clock_start_ms[0]) - (monotonic_ms - self._clock_start_ms[1])
+        now_ms = self._clock.now_ms()
+        doubt = await self._doubt_of_time()
+        is_jump = doubt is not None and doubt.is_jump
+        if is_jump:
+            self._clock_start_ms = now_ms, self._clock.monotonic_ms()
+            self._events(Alarm(f"the clock jumped; it says {iso_utc(now_ms)} now"))
+        if is_jump or now_ms > (await self._index.guards()).clock_high_ms:
+            await self._index.note_clock(now_ms, is_jump=is_jump)
+        if doubt is not None and doubt.refusal is not None:
+            raise CollectionRefused(doubt.refusal)
+
+    async def _doubt_of_time(self) -> _Doubt | None:
+        now_ms = self._clock.now_ms()
+        drift_ms = (now_ms - self._clock_start_ms[0]) - (self._clock.monotonic_ms() - self._clock_start_ms[1])
         guards = await self._index.guards()
         limit_ms = int(self._policy.clock_jump_max_s * 1000)
         is_jump = abs(drift_ms) > limit_ms or now_ms < guards.clock_high_ms - limit_ms
-        if is_jump:
-            self._clock_start_ms = now_ms, monotonic_ms
-            self._events(Alarm(f"the clock jumped; it says {iso_utc(now_ms)} now"))
-        if is_jump or now_ms > guards.clock_high_ms:
-            await self._index.note_clock(now_ms, is_jump=is_jump)
         quiet_since_ms = now_ms if is_jump else guards.quiet_since_ms
         quiet_until_ms = quiet_since_ms + self._policy.terms.term_ms
-        if quiet_since_ms and now_ms < quiet_until_ms:
-            raise CollectionRefused(
-                "the clock jumped or the index was rebuilt; nothing is condemned for one grace, "
-                f"until {iso_utc(quiet_until_ms)}"
-            )
+        if not quiet_since_ms or now_ms >= quiet_until_ms:
+            return _Doubt(is_jump, None) if is_jump else None
+        return _Doubt(
+            is_jump,
+            "the clock jumped or the index was rebuilt; nothing is condemned for one grace, "
+            f"until {iso_utc(quiet_until_ms)}",
+        )
 
     def _check_share(self, plan: Plan) -> None:
-        total = plan.totals.present_blobs + plan.totals.suspect_blobs
-        going = len(plan.candidates) + plan.later.blobs
-        if total > self._policy.max_share_floor_blobs and going > self._policy.max_share * total:
-            text = (
-                f"the plan lets go of {going} of {total} blobs, more than the share of {self._policy.max_share:g} that "
-                "--max-share allows; look at the dry run, and raise it if that is meant"
-            )
+        text = self._too_much(plan)
+        if text is not None:
             self._events(Alarm(text))
             raise CollectionRefused(text)
+
+    def _too_much(self, plan: Plan) -> str | None:
+        total = plan.totals.present_blobs + plan.totals.suspect_blobs
+        going = len(plan.candidates) + plan.later.blobs
+        if total <= self._policy.max_share_floor_blobs or going <= self._policy.max_share * total:
+            return None
+        return (
+            f"the plan lets go of {going} of {total} blobs, more than the share of {self._policy.max_share:g} that "
+            "--max-share allows; look at the dry run, and raise it if that is meant"
+        )
 
     async def _expire(self, plan: Plan, report: RunReport) -> None:
         now_ms = self._clock.now_ms()
@@ -373,8 +389,17 @@ class Collector:
         await self._index.save_run(RunRecord(plan.run, plan.now_ms, report.finished_at_ms, encoded))
 
 
-def predict(plan: Plan) -> RunReport:
-    """What the run would report if nothing changed before it acts."""
+class _Doubt(msgspec.Struct, frozen=True):
+    """Why the time can't be trusted just now; `refusal` is None where no promise hangs on it."""
+
+    is_jump: bool
+    refusal: str | None
+
+
+def predict(plan: Plan, refusal: str | None = None) -> RunReport:
+    """What the run would report if nothing changed before it acts; a refused one does nothing."""
+    if refusal is not None:
+        return RunReport(plan, dry_run=True, refusal=refusal)
     frees_at_once = plan.policy.quarantine_ms == 0
     gone = [candidate for candidate in plan.candidates if frees_at_once or candidate.reason == "damaged"]
     due = [each for each in plan.due if each.digest is not None]

@@ -25,6 +25,8 @@ class RunReport(msgspec.Struct):
     expired_uploads: int = 0
     orphans: int = 0
     finished_at_ms: int = 0
+    refusal: str | None = None
+    """Of a dry run: why the run would be refused as things stand."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as one JSON document."""
@@ -34,6 +36,7 @@ class RunReport(msgspec.Struct):
             "dry_run": self.dry_run,
             "full": plan.is_full,
             "started_at": iso_utc(plan.now_ms),
+            "refusal": self.refusal,
             "policy": {
                 "grace_s": plan.policy.grace_s,
                 "quarantine_s": plan.policy.quarantine_s,

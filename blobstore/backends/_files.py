@@ -26,7 +26,7 @@ def translated(doing: str) -> Iterator[None]:
     """Turn OSError into our errors, saying what was being done."""
     try:
         yield
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise KeyUnknown(f"{doing}: there is no such file") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

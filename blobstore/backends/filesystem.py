@@ -15,13 +15,14 @@ from blobstore.backends import _files
 from blobstore.backends._files import translated
 from blobstore.backends._keys import checked_key
 from blobstore.durable import DIRECTORY_MODE, make_directories, sync_directory
-from blobstore.errors import BlobDamaged, StoreUnknown, UploadBusy
-from blobstore.layout import BLOBS_PREFIX, CHECKPOINT_PREFIX, JOURNAL_PREFIX, UPLOADS_PREFIX
+from blobstore.errors import BlobDamaged, ConfigInvalid, StoreUnknown, UploadBusy
+from blobstore.layout import BLOBS_PREFIX, CHECKPOINT_PREFIX, JOURNAL_PREFIX, MARKER_KEY, UPLOADS_PREFIX
 from blobstore.pool import Lane, WorkerPool
 
 THREADS = 8
 _WRITEBACK_BYTES = 8 * 1024 * 1024
 _SHARDS = 256
+_OWN_NAMES = ("blobs", "uploads", "journal", "checkpoint", "index", "lost+found")
 
 
 class FilesystemBackend(Backend):
@@ -59,14 +60,27 @@ class FilesystemBackend(Backend):
         await self._pool.finish(self._prepare)
 
     def _prepare(self) -> None:
-        with translated(f"make the store {self._root}"):
+        try:
             make_directories(self._root)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ConfigInvalid(f"no directory can be made at {self._root}: {error.strerror}") from error
+        with translated(f"make the store {self._root}"):
+            self._refuse_foreign()
             for prefix in (UPLOADS_PREFIX, JOURNAL_PREFIX, CHECKPOINT_PREFIX, BLOBS_PREFIX):
                 make_directories(os.path.join(self._root, prefix.rstrip("/")))
             blobs = os.path.join(self._root, BLOBS_PREFIX)
             for shard in range(_SHARDS):
                 os.makedirs(os.path.join(blobs, f"{shard:02x}"), DIRECTORY_MODE, exist_ok=True)
             sync_directory(blobs)
+
+    def _refuse_foreign(self) -> None:
+        """A mistyped place must not scatter a store over somebody's files. What a first try left is ours."""
+        names = os.listdir(self._root)
+        foreign = [name for name in names if not name.startswith((*_OWN_NAMES, "."))]
+        if foreign and MARKER_KEY not in names:
+            raise ConfigInvalid(
+                f"{self._root} is no store and not empty (it holds {min(foreign)!r}); give a new or empty directory"
+            )
 
     def path_of(self, key: str) -> str:
         """Where the file of a key lies; it may be gone by the time it is opened."""
@@ -120,7 +134,7 @@ class FilesystemBackend(Backend):
     def list(self, prefix: str, after: str | None = None) -> AsyncIterator[ObjectInfo]:
         """See `Backend.list`."""
         directory, slash, _ = prefix.rpartition("/")
-        if directory:
+        if slash:
             checked_key(directory)
         return self._walk(directory + slash, prefix, after)
 
@@ -128,7 +142,7 @@ class FilesystemBackend(Backend):
         """Depth first, a directory's files in hand at a time: sorted by name, directories by name and slash, which is the order
         of the keys."""
         with translated(f"list {directory}"):
-            entries = await self._pool.run(_list_directory, os.path.join(self._root, directory))
+            entries = await self._pool.finish(_list_directory, os.path.join(self._root, directory))
         for name, size in entries:
             key = directory + name
             if not name.endswith("/"):

@@ -123,6 +123,8 @@ def _remarks(report: RunReport, document: dict[str, Any], held: Held | None, pla
     if report.orphans:
         lines.append(f"{counted(report.orphans, 'file')} that a crash left went to the trash")
     if report.dry_run:
+        if report.refusal is not None:
+            lines.append(f"a run would be refused: {report.refusal}")
         lines.append("dry run: nothing was changed")
         if plan_file is not None:
             lines.append(f"the plan is in {plan_file}; `blobstore gc --plan {plan_file}` carries it out")

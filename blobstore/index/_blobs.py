@@ -61,7 +61,7 @@ class _Seen:
         number: int,
         raw: bytes,
         row: records.BlobRow,
-        has_edge: bool,
+        has_edge: bool,  # noqa: FBT001
         hold: records.HoldRow | None,
     ) -> None:
         self.number, self.raw, self.row, self.has_edge, self.hold = number, raw, row, has_edge, hold

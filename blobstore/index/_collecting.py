@@ -197,7 +197,8 @@ def forget_trash(tx: Transaction, trash: Sequence[Trash]) -> list[Trash]:
         if row is None or row.state != records.TRASH_RETIRING or set(row.names) - set(each.names):
             continue
         state.delete_trash(tx, each.generation.key)
-        tx.add("freed_bytes", row.size)
+        if row.digest is not None:
+            tx.add("freed_bytes", row.size)
         removed.append(each)
     return removed
 
@@ -228,7 +229,10 @@ def reinstate_manifest(tx: Transaction, repository: RepositoryName, manifest: Ma
     needed = {raw: state.get_blob(tx, raw) for raw in (manifest.digest.value, *kinds)}
     if lost or any(row is None or row.state == records.STATE_SUSPECT for row in needed.values()):
         return None
-    if any(kind == EDGE_MANIFEST and state.get_manifest(tx, u32(number) + raw) is None for raw, kind in kinds.items()):
+    if any(
+        child.kind == EDGE_MANIFEST and state.get_manifest(tx, u32(number) + raw) is None
+        for raw, child in kinds.items()
+    ):
         return None
     for raw, row in needed.items():
         if row is not None and row.state == records.STATE_CONDEMNED:

@@ -28,10 +28,18 @@ from blobstore.names import RepositoryName, TagName
 from blobstore.promises import HoldTerms
 
 
-class _Checked(msgspec.Struct):
-    """What the check of one put found: by manifest to insert, the raw digests of its children and their kinds."""
+class Child(msgspec.Struct, frozen=True):
+    """A blob that a manifest is about to keep."""
 
-    edges: dict[bytes, dict[bytes, bytes]]
+    kind: bytes
+    size: int
+    is_suspect: bool = False
+
+
+class _Checked(msgspec.Struct):
+    """What the check of one put found: by manifest to insert, its children by raw digest."""
+
+    edges: dict[bytes, dict[bytes, Child]]
     condemned: set[bytes]
     missing: list[Digest]
     needed: list[Digest]
@@ -100,7 +108,7 @@ def _check_children(
     into: _Checked,
 ) -> None:
     """Look at every child anew, whatever was answered of it before."""
-    edges: dict[bytes, bytes] = {}
+    edges: dict[bytes, Child] = {}
     into.edges[manifest.digest.value] = edges
     for reference in manifest.references:
         raw = state.canonical(tx, reference.digest)
@@ -118,7 +126,7 @@ def _check_children(
             continue
         if row.state == records.STATE_CONDEMNED:
             into.condemned.add(raw)
-        edges[raw] = EDGE_MANIFEST if reference.kind == "manifest" else EDGE_BLOB
+        edges[raw] = Child(EDGE_MANIFEST if reference.kind == "manifest" else EDGE_BLOB, row.size)
         if reference.kind != "manifest" or tx.get(Table.MANIFESTS, u32(number) + raw) is not None:
             continue
         if raw in into.edges:
@@ -130,7 +138,7 @@ def _check_children(
 
 
 def insert_record(
-    tx: Transaction, number: int, manifest: Manifest, edges: Mapping[bytes, bytes], now_ms: int
+    tx: Transaction, number: int, manifest: Manifest, edges: Mapping[bytes, Child], now_ms: int
 ) -> list[list[object]]:
     """Record, edges and subject of a manifest; pushed again, it only has its grace renewed."""
     key = u32(number) + manifest.digest.value
@@ -139,9 +147,9 @@ def insert_record(
         state.put_manifest_row(tx, key, state.changed(known, lost_at_ms=max(now_ms, known.lost_at_ms)), known)
         return []
     subject = _subject_key(tx, manifest.subject.digest) if manifest.subject is not None else None
-    _add_edge(tx, key, manifest.digest.value, EDGE_SELF)
-    for child, kind in edges.items():
-        _add_edge(tx, key, child, kind)
+    _add_edge(tx, key, manifest.digest.value, Child(EDGE_SELF, manifest.size_bytes))
+    for raw, child in edges.items():
+        _add_edge(tx, key, raw, child)
     row = records.ManifestRow(
         media_type=manifest.media_type,
         artifact_type=manifest.listed_artifact_type,
@@ -161,33 +169,34 @@ def insert_record(
         found = state.get_manifest(tx, referrer)
         assert found is not None
         state.put_manifest_row(tx, referrer, state.changed(found, is_subject_gone=False), found)
-    for child, kind in edges.items():
-        if kind == EDGE_MANIFEST:
-            _look_again(tx, u32(number) + child, now_ms, is_loss=False)
+    for raw, child in edges.items():
+        if child.kind == EDGE_MANIFEST:
+            _look_again(tx, u32(number) + raw, now_ms, is_loss=False)
     name = state.repository_name(tx, number)
     return [["manifest", name, str(manifest.digest), manifest.media_type, now_ms]]
 
 
-def plain_edges(tx: Transaction, manifest: Manifest) -> tuple[dict[bytes, bytes], list[Digest]]:
+def plain_edges(tx: Transaction, manifest: Manifest) -> tuple[dict[bytes, Child], list[Digest]]:
     """The children of a manifest that have a row, by their kind, and those that have none; asks nothing about visibility."""
-    kinds: dict[bytes, bytes] = {}
+    kinds: dict[bytes, Child] = {}
     lost: list[Digest] = []
     for reference in manifest.references:
         raw = state.canonical(tx, reference.digest)
-        if raw is not None and state.get_blob(tx, raw) is not None:
-            kinds[raw] = EDGE_MANIFEST if reference.kind == "manifest" else EDGE_BLOB
+        row = state.get_blob(tx, raw) if raw is not None else None
+        if raw is not None and row is not None:
+            kind = EDGE_MANIFEST if reference.kind == "manifest" else EDGE_BLOB
+            kinds[raw] = Child(kind, row.size, row.state == records.STATE_SUSPECT)
         elif reference.kind != "foreign":
             lost.append(reference.digest)
     return kinds, lost
 
 
-def _add_edge(tx: Transaction, key: bytes, child: bytes, kind: bytes) -> None:
-    if not state.has_edge(tx, child):
-        row = state.get_blob(tx, child)
-        assert row is not None, child.hex()
-        state.count_unreferenced(tx, row, -1)
-    tx.put(Table.EDGES_FROM, key + child, kind)
-    tx.put(Table.EDGES_TO, child + key, b"")
+def _add_edge(tx: Transaction, key: bytes, raw: bytes, child: Child) -> None:
+    if not child.is_suspect and not state.has_edge(tx, raw):
+        tx.add("unreferenced_blobs", -1)
+        tx.add("unreferenced_bytes", -child.size)
+    tx.put(Table.EDGES_FROM, key + raw, child.kind)
+    tx.put(Table.EDGES_TO, raw + key, b"")
 
 
 def _subject_key(tx: Transaction, subject: Digest) -> bytes:

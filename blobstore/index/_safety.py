@@ -166,7 +166,8 @@ def restore_manifest(
             continue
         nowhere = records.BlobRow(records.STATE_SUSPECT, Generation(0, 0).key, 0, None, [], [])
         state.put_blob(tx, digest.value, nowhere, None)
-        kinds[digest.value] = EDGE_MANIFEST if references_of[digest] == "manifest" else EDGE_BLOB
+        kind = EDGE_MANIFEST if references_of[digest] == "manifest" else EDGE_BLOB
+        kinds[digest.value] = references.Child(kind, 0, is_suspect=True)
     references.insert_record(tx, number, manifest, kinds, now_ms)
     key = u32(number) + manifest.digest.value
     row = state.get_manifest(tx, key)

@@ -183,8 +183,8 @@ def scan_unreferenced(
 def _unreferenced(
     raw: bytes,
     row: records.BlobRow,
-    is_dropped: bool,
-    is_spared: bool,
+    is_dropped: bool,  # noqa: FBT001
+    is_spared: bool,  # noqa: FBT001
     keeper: ManifestKey | None,
 ) -> Unreferenced:
     digest, status = Digest.from_sha256(raw), state.blob_state(row)

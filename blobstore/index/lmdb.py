@@ -15,7 +15,7 @@ from typing import Any, Concatenate
 import lmdb
 
 from blobstore.durable import make_directories, sync_directory
-from blobstore.errors import IndexMissing, IndexOnNetwork, IndexPoisoned, StorageFailed, StoreBusy
+from blobstore.errors import IndexDamaged, IndexMissing, IndexOnNetwork, IndexPoisoned, StorageFailed, StoreBusy
 from blobstore.index import _blobs, _collecting, _outbox, _references, _safety, _uploads
 from blobstore.index._ballast import BALLAST_BYTES, Ballast
 from blobstore.index._key_value import Arguments, KeyValueIndex, Result
@@ -97,6 +97,7 @@ class LmdbIndex(KeyValueIndex):
         self._lock = _take_lock(self._path, is_exclusive=False)
         try:
             self._env = self._open_environment()
+            self._check_whole()
             self._databases = [self._env.open_db(table.name.encode()) for table in Table]
             # LMDB syncs its file, not the name of it.
             sync_directory(self._path)
@@ -132,6 +133,16 @@ class LmdbIndex(KeyValueIndex):
                 if tried == _OPEN_TRIES:
                     raise StorageFailed(f"the index {self._path} can't be opened: {error}") from error
         raise AssertionError
+
+    def _check_whole(self) -> None:
+        """Reading a page behind the end of a file that was cut would kill the process."""
+        assert self._env is not None
+        needed = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        found = os.stat(os.path.join(self._path, "data.mdb")).st_size
+        if found < needed:
+            raise IndexDamaged(
+                f"the index {self._path} was cut: {found} bytes of at least {needed}; `blobstore index rebuild` makes a new one"
+            )
 
     async def aclose(self) -> None:
         """See `Index.aclose`."""

@@ -77,6 +77,9 @@ async def test_a_run_that_would_take_most_of_a_large_store_is_refused(bench: Ben
     for number in range(12):
         await bench.push_blob(b"garbage %d" % number)
     policy = GcPolicy(grace_s=0, quarantine_s=0, max_share_floor_blobs=10)
+    foreseen = await bench.collector(policy).dry_run()
+    assert "--max-share" in str(foreseen.refusal)
+    assert (foreseen.condemned_blobs, foreseen.freed_blobs) == (0, 0)
     with pytest.raises(CollectionRefused, match="--max-share"):
         await bench.collector(policy).run()
     assert await bench.is_there(b"garbage 1")

@@ -21,6 +21,7 @@ from blobstore.errors import (
     ConfigInvalid,
     ForeignStore,
     FormatUnsupported,
+    IndexDamaged,
     IndexMissing,
     ManifestInvalid,
     RangeInvalid,
@@ -90,6 +91,31 @@ async def test_an_index_of_garbage_is_refused(place: str) -> None:
     Path(place, "index", "data.mdb").write_bytes(os.urandom(8192))
     with pytest.raises(IndexMissing, match="rebuild"):
         await open_and_close(place)
+
+
+async def test_an_index_that_was_cut_is_refused(place: str) -> None:
+    """Its memory map would end the process."""
+    await open_and_close(place, create=True)
+    os.truncate(f"{place}/index/data.mdb", 12_288)
+    with pytest.raises((IndexDamaged, IndexMissing), match="rebuild"):
+        await open_and_close(place)
+
+
+async def test_a_store_is_not_scattered_over_somebodys_files(tmp_path: Path) -> None:
+    """A directory with other things in it is refused; what a first try left is not."""
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ConfigInvalid, match="photos"):
+        await open_and_close(str(tmp_path), create=True)
+    assert os.listdir(tmp_path) == ["photos"]
+    (tmp_path / "new" / "blobs").mkdir(parents=True)
+    await open_and_close(str(tmp_path / "new"), create=True)
+
+
+async def test_a_rebuild_of_a_mistyped_place_makes_nothing(place: str) -> None:
+    """Neither directory nor lock."""
+    with pytest.raises(StoreUnknown):
+        await rebuild_index(place)
+    assert not os.path.exists(place)
 
 
 async def test_reading_ranges(store: Store) -> None:
