@@ -101,7 +101,8 @@ def _put_images(tx: Transaction, writer: _Blobs, numbers: range, shared: int, no
         turn = [raw_of("shared", number * 2 % shared), raw_of("shared", (number * 2 + 1) % shared)]
         noise = manifest.digest.value
         picked = [raw_of("shared", int.from_bytes(noise[at : at + 4], "big") % shared) for at in (0, 4, 8)]
-        edges = dict.fromkeys((manifest.config.digest.value, *own, *turn, *picked), EDGE_BLOB)
+        child = references.Child(EDGE_BLOB, 1_000_000)
+        edges = dict.fromkeys((manifest.config.digest.value, *own, *turn, *picked), child)
         references.insert_record(tx, state.make_repository(tx, repository), manifest, edges, now_ms)
         if number % UNTAGGED_EVERY:
             tag = TagName.parse(f"v{number}")

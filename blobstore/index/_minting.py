@@ -25,16 +25,21 @@ class Minter:
         If the row does not hold what was minted last, the index was exchanged for an older one under this process: it
         freezes, and a new epoch begins, so that no name is minted twice.
         """
-        expected = self._high if tx.minted is None else tx.minted
+        if tx.minted is None:
+            self._begin(tx)
+        assert tx.minted is not None
+        tx.minted += 1
+        tx.has_written = True
+        return Generation(self.epoch, tx.minted)
+
+    def _begin(self, tx: Transaction) -> None:
         stored = tx.get(Table.EPOCHS, u64(self.epoch))
-        if (records.from_u64(stored) if stored else 0) != expected:
+        if (records.from_u64(stored) if stored else 0) != self._high:
             if tx.get(Table.META, records.META_FROZEN) is None:
                 why = "the index does not remember what this process minted: it was replaced by an older copy"
                 tx.put(Table.META, records.META_FROZEN, why.encode())
-            self.epoch, expected = random_u64(), 0
-        tx.minted = expected + 1
-        tx.put(Table.EPOCHS, u64(self.epoch), u64(tx.minted))
-        return Generation(self.epoch, tx.minted)
+            self.epoch, self._high = random_u64(), 0
+        tx.epoch, tx.minted = self.epoch, self._high
 
     def settle(self, tx: Transaction) -> None:
         """What `tx` minted is durable."""

@@ -339,6 +339,7 @@ def hide_repository(tx: Transaction, repository: RepositoryName, now_ms: int) ->
     if number is None or not tx.has_prefix(Table.MANIFESTS, u32(number)):
         raise RepositoryUnknown(f"there is no repository {repository}")
     tx.delete(Table.REPOSITORIES, repository.encode())
+    tx.repository_ids.clear()
     tx.put(Table.REMOVALS, u32(number), repository.encode())
     return emit(tx, [["remove", repository]])
 

@@ -26,8 +26,14 @@ _TOTALS_OF_STATE = ("present", "condemned", "suspect")
 
 def repository_id(tx: Transaction, name: RepositoryName) -> int | None:
     """The short id of a repository, None if there is none of that name."""
+    known = tx.repository_ids.get(name)
+    if known is not None:
+        return known
     value = tx.get(Table.REPOSITORIES, name.encode())
-    return records.REPOSITORY.decode(value).id if value else None
+    if value is None:
+        return None
+    tx.repository_ids[name] = number = records.REPOSITORY.decode(value).id
+    return number
 
 
 def make_repository(tx: Transaction, name: RepositoryName) -> int:
@@ -36,10 +42,11 @@ def make_repository(tx: Transaction, name: RepositoryName) -> int:
     if known is not None:
         return known
     stored = tx.get(Table.META, records.META_NEXT_REPOSITORY)
-    number = int.from_bytes(stored, "big") if stored else NO_REPOSITORY + 1
+    number = records.from_u32(stored) if stored else NO_REPOSITORY + 1
     tx.put(Table.META, records.META_NEXT_REPOSITORY, u32(number + 1))
     tx.put(Table.REPOSITORIES, name.encode(), records.encode(records.RepositoryRow(number, 0, 0)))
     tx.put(Table.REPOSITORY_NAMES, u32(number), name.encode())
+    tx.repository_ids[name] = number
     return number
 
 
@@ -103,6 +110,12 @@ def put_blob(tx: Transaction, raw: bytes, row: records.BlobRow, before: records.
         if before is not None:
             _count_blob(tx, before, is_referenced, -1)
         _count_blob(tx, row, is_referenced, +1)
+    tx.put(Table.BLOBS, raw, records.encode(row))
+
+
+def add_blob(tx: Transaction, raw: bytes, row: records.BlobRow) -> None:
+    """Write the row of a blob that had none, and so neither edge nor hold."""
+    _count_blob(tx, row, False, +1)  # noqa: FBT003
     tx.put(Table.BLOBS, raw, records.encode(row))
 
 
@@ -289,15 +302,18 @@ def get_intent(tx: Transaction, upload: str) -> records.IntentRow | None:
     return records.INTENT.decode(value) if value else None
 
 
-def put_intent(tx: Transaction, upload: str, row: records.IntentRow) -> None:
-    """Write an intent and its places by time and by generation."""
+def add_intent(tx: Transaction, upload: str, row: records.IntentRow) -> None:
+    """Write the intent of an upload that had none, with its places by time and by generation."""
     key = bytes.fromhex(upload)
-    before = get_intent(tx, upload)
-    if before is not None:
-        tx.delete(Table.INTENTS_BY_TIME, u64(before.renewed_at_ms) + key)
     tx.put(Table.INTENTS, key, records.encode(row))
     tx.put(Table.INTENTS_BY_TIME, u64(row.renewed_at_ms) + key, b"")
     tx.put(Table.INTENTS_BY_GENERATION, row.generation, key)
+
+
+def put_intent(tx: Transaction, upload: str, row: records.IntentRow, before_ms: int) -> None:
+    """Write an intent anew; `before_ms` is when it was renewed before."""
+    tx.delete(Table.INTENTS_BY_TIME, u64(before_ms) + bytes.fromhex(upload))
+    add_intent(tx, upload, row)
 
 
 def delete_intent(tx: Transaction, upload: str, row: records.IntentRow) -> None:

@@ -45,7 +45,10 @@ class Transaction(abc.ABC):
         self._totals: dict[str, int] = {}
         self.has_written = False
         self.minted: int | None = None
-        """The counter of the last generation minted in this transaction."""
+        """The counter of the last generation minted in this transaction; `flush` writes it to the row of its epoch."""
+        self.epoch = 0
+        self.repository_ids: dict[str, int] = {}
+        """Ids looked up or made in this transaction; whoever takes a name away clears it."""
 
     @abc.abstractmethod
     def get(self, table: Table, key: bytes) -> bytes | None:
@@ -86,12 +89,15 @@ class Transaction(abc.ABC):
         return False
 
     def add(self, total: str, delta: int) -> None:
-        """Change one of the counters; they are written once, by `flush_totals`."""
+        """Change one of the counters; they are written once, by `flush`."""
         self.has_written = True
         self._totals[total] = self._totals.get(total, 0) + delta
 
-    def flush_totals(self) -> None:
-        """Write the counters that changed; called by the engine before each commit."""
+    def flush(self) -> None:
+        """Write what is written once a transaction: the last generation minted, and the counters that changed. The engine calls
+        it before each commit."""
+        if self.minted is not None:
+            self.put(Table.EPOCHS, records.u64(self.epoch), records.u64(self.minted))
         changed = {name: delta for name, delta in self._totals.items() if delta}
         self._totals.clear()
         if not changed:

@@ -36,7 +36,7 @@ def start_upload(
     if digest is not None:
         names.append(blob_key(digest, generation))
     row = records.IntentRow(generation.key, repository, names, 0, None, boot, now_ms)
-    state.put_intent(tx, upload, row)
+    state.add_intent(tx, upload, row)
     return _intent(upload, row)
 
 
@@ -59,11 +59,11 @@ def renew_upload(
     row = state.get_intent(tx, upload)
     if row is None:
         return False
-    row.renewed_at_ms = now_ms
+    before_ms, row.renewed_at_ms = row.renewed_at_ms, now_ms
     if offset is not None:
         row.offset, row.hash_state = offset, hash_state
     row.boot = boot or row.boot
-    state.put_intent(tx, upload, row)
+    state.put_intent(tx, upload, row, before_ms)
     if row.repository is not None:
         _note_activity(tx, RepositoryName(row.repository), now_ms, terms)
     return True
@@ -139,6 +139,8 @@ def settle_bytes(tx: Transaction, intent: Intent, content: Content, names: Seque
 
 def add_aliases(tx: Transaction, raw: bytes, aliases: Sequence[Digest]) -> list[list[object]]:
     """Remember what else clients call a blob, as long as the blob; returns what the journal must know."""
+    if not aliases:
+        return []
     row = state.get_blob(tx, raw)
     assert row is not None
     changes: list[list[object]] = []
@@ -168,7 +170,9 @@ def _install(
         row.aliases = damaged.aliases
         old = list(state.blob_value(raw, damaged).names)
         state.trash_names(tx, damaged.generation, old, damaged.size, now_ms, "replaced a damaged copy")
-    state.put_blob(tx, raw, row, damaged)
+        state.put_blob(tx, raw, row, damaged)
+    else:
+        state.add_blob(tx, raw, row)
 
 
 def cancel_upload(tx: Transaction, upload: UploadId, now_ms: int, names: Sequence[str]) -> Trash | None:

@@ -82,23 +82,21 @@ class GroupWriter:
         self._jobs.put(self._gathered.pop(loop))
 
     def _run(self) -> None:
+        waiting: list[_Job] = []
+        is_stopping = False
         while True:
-            jobs = self._jobs.get()
-            if jobs is None:
-                return
-            while len(jobs) < batch_max_verbs:
+            while not is_stopping:
                 try:
-                    more = self._jobs.get_nowait()
+                    jobs = self._jobs.get(block=not waiting)
                 except queue.Empty:
                     break
-                if more is None:
-                    self._jobs.put(None)
-                    break
-                jobs += more
-            for at in range(0, len(jobs), batch_max_verbs):
-                batch = jobs[at : at + batch_max_verbs]
-                self._carry_out(batch)
-                _answer(batch)
+                is_stopping = jobs is None
+                waiting += jobs or ()
+            if not waiting:
+                return
+            batch, waiting = waiting[:batch_max_verbs], waiting[batch_max_verbs:]
+            self._carry_out(batch)
+            _answer(batch)
 
     def _carry_out(self, batch: list[_Job]) -> None:
         if self.poison is not None:
@@ -146,7 +144,7 @@ class GroupWriter:
                     if tx.has_written:
                         raise _WroteBeforeRefusing from error
                     job.error = error
-            tx.flush_totals()
+            tx.flush()
         self._settle(tx)
 
     def _commit_nested(self, batch: list[_Job]) -> None:
@@ -156,11 +154,11 @@ class GroupWriter:
                 job.result = job.error = None
                 with self._env.begin(write=True, parent=txn) as child_txn:
                     child = LmdbTransaction(child_txn, self._databases)
-                    child.minted = tx.minted
+                    child.minted, child.epoch = tx.minted, tx.epoch
                     try:
                         job.result = job.verb(child)
-                        child.flush_totals()
-                        tx.minted = child.minted
+                        child.flush()
+                        tx.minted, tx.epoch = child.minted, child.epoch
                     except lmdb.Error:
                         raise
                     except Exception as error:  # noqa: BLE001 - whatever a verb raises is its caller's

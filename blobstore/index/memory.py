@@ -51,7 +51,7 @@ class MemoryIndex(KeyValueIndex):
         tx = _MemoryTransaction(self._tables)
         try:
             result = verb(tx, *args, **kwargs)
-            tx.flush_totals()
+            tx.flush()
         except BaseException:
             tx.roll_back()
             raise
