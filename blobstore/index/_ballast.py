@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-BALLAST_BYTES = 64 * 1024 * 1024
+BALLAST_BYTES = 16 * 1024 * 1024
 _FREE_WANTED = 2
 
 
