@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import aiofiles
 from cyclopts import Parameter
 
 from blobstore.app import make_collector
@@ -16,7 +17,6 @@ from blobstore.cli._output import Output
 from blobstore.cli._progress import Reporter, reporting
 from blobstore.cli._streams import STANDARD, check_path, open_output
 from blobstore.gc import GcPolicy, RunReport
-from blobstore.gc.collector import predict
 from blobstore.gc.plan import Plan, decode_plan, encode_plan
 from blobstore.store import Store
 
@@ -66,7 +66,7 @@ async def gc(
     policy = policy_of(
         common.settings().gc, grace=grace, quarantine=quarantine, delete_untagged=delete_untagged, max_share=max_share
     )
-    old_plan = _read_plan(plan) if plan is not None and is_old_plan else None
+    old_plan = await _read_plan(plan) if plan is not None and is_old_plan else None
     with reporting(common) as events:
         async with common.open_store(events) as store:
             if old_plan is not None:
@@ -92,14 +92,14 @@ def _check_combination(plan: str | None, given: dict[str, object]) -> None:
         raise UsageInvalid("--plan takes the name of a file")
 
 
-def _read_plan(path: str) -> Plan:
-    with open(path, "rb") as file:
-        return decode_plan(file.read())
+async def _read_plan(path: str) -> Plan:
+    async with aiofiles.open(path, "rb") as file:
+        return decode_plan(await file.read())
 
 
 async def _plan(store: Store, policy: GcPolicy, events: Reporter, path: str | None, *, is_full: bool) -> RunReport:
-    plan = await make_collector(store, policy, events=events).plan(is_full=is_full)
+    report = await make_collector(store, policy, events=events).dry_run(is_full=is_full)
     if path is not None:
         with open_output(path, "a plan") as target:
-            await target.write(encode_plan(plan))
-    return predict(plan)
+            await target.write(encode_plan(report.plan))
+    return report
