@@ -24,16 +24,14 @@ run du
 
 say "4. Delete one image. Nothing is freed yet: deleting takes references away, the collector takes the bytes."
 run rm demo/red
-run gc --dry-run --json --delete-untagged --grace 0s --quarantine 0s > "$work/dry-run.json"
-python - "$work/dry-run.json" <<'PY'
-import json, sys
-report = json.load(open(sys.argv[1]))
-print(f"The dry run names {report['blobs']['candidates']} blobs, {report['bytes']['candidates']} bytes.")
-PY
+policy=(--delete-untagged --grace 0s --quarantine 0s)
+run gc --dry-run "${policy[@]}"
+blobstore gc --dry-run "${policy[@]}" --json > "$work/dry-run.json"
 
 say "5. Collect. --grace 0s --quarantine 0s frees at once, as nobody is pushing here. On a store in use leave both alone:
    the grace keeps what a push was promised, the quarantine is the time you have for 'gc undo'."
-run gc --json --delete-untagged --grace 0s --quarantine 0s > "$work/run.json"
+printf '$ blobstore gc %s --json\n' "${policy[*]}"
+blobstore gc "${policy[@]}" --json > "$work/run.json"
 python - "$work/dry-run.json" "$work/run.json" <<'PY'
 import json, sys
 dry, done = (json.load(open(name)) for name in sys.argv[1:])
