@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from blobstore.backends.filesystem import FilesystemBackend
-from blobstore.clock import Clock, SystemClock, iso_utc
+from blobstore.clock import Clock, SystemClock, iso_utc, random_hex
 from blobstore.durable import make_directories, sync_directory
 from blobstore.errors import StoreUnknown
 from blobstore.events import EventSink, discard
@@ -107,7 +108,8 @@ async def rebuild_index(
                 report, identity = await rebuild(backend, new, clock, events)
             finally:
                 await new.aclose()
-            await asyncio.to_thread(_swap, path, fresh, iso_utc(clock.now_ms()).replace(":", ""))
+            when = iso_utc(clock.now_ms()).replace(":", "")
+            await asyncio.to_thread(_swap, path, fresh, f"{when}-{random_hex(4)}")
             await finish(backend, identity)
     finally:
         await backend.aclose()
@@ -116,7 +118,11 @@ async def rebuild_index(
 
 def _swap(path: str, fresh: str, when: str) -> None:
     if os.path.exists(path):
-        os.rename(path, f"{path}.old-{when}")
+        aside = f"{path}.old-{when}"
+        os.rename(path, aside)
+        with contextlib.suppress(FileNotFoundError):
+            # It is kept to be looked at, not to be written to.
+            os.unlink(os.path.join(aside, "ballast"))
     os.rename(fresh, path)
     os.unlink(f"{fresh}.lock")
     sync_directory(os.path.dirname(path))

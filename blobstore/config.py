@@ -22,6 +22,7 @@ class GcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quarantine: str | None = None
     delete_untagged: bool | None = None
     max_share: float | None = None
+    upload_idle: str | None = None
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

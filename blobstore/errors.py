@@ -7,7 +7,7 @@
     ├── NotFound                 BlobUnknown, ManifestUnknown, RepositoryUnknown, TagUnknown, UploadUnknown, RunUnknown,
     │                            StoreUnknown, KeyUnknown
     ├── Refused                  not in this state: ManifestBlobUnknown, StillReferenced, UploadBusy, UploadInterrupted,
-    │                            StoreFrozen, StoreReadOnly, StoreBusy, CollectionRefused
+    │                            StoreFrozen, StoreBusy, CollectionRefused
     ├── StoreMismatch            these parts do not belong together: FormatUnsupported, ForeignStore, IndexMissing,
     │                            IndexOnNetwork
     ├── Damaged                  what lies on the disk is wrong: BlobDamaged, IndexDamaged, JournalDamaged
@@ -147,10 +147,6 @@ class UploadInterrupted(Refused):
 
 class StoreFrozen(Refused):
     """The index is older than the backend, or not alone with it; collecting is off until `index rebuild`."""
-
-
-class StoreReadOnly(Refused):
-    """The store's marker names another index; only reading is safe."""
 
 
 class StoreBusy(Refused):

@@ -1,4 +1,4 @@
-"""Generations: what makes a physical name be used once (docs/storage.md, Names on the backend)."""
+"""Generations: what makes a physical name be used once (docs/storage.md, The tree on the backend)."""
 
 from __future__ import annotations
 

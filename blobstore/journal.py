@@ -12,7 +12,7 @@ from blobstore.abc.backend import CHUNK_BYTES, Backend, read_all
 from blobstore.abc.index import Index
 from blobstore.clock import Clock
 from blobstore.digest import Digest
-from blobstore.errors import BlobstoreError, JournalDamaged, RepositoryUnknown, StoreFrozen
+from blobstore.errors import BlobstoreError, JournalDamaged, RepositoryUnknown, StorageFull, StoreFrozen
 from blobstore.events import Alarm, EventSink, discard
 from blobstore.layout import (
     CHECKPOINT_PREFIX,
@@ -92,7 +92,12 @@ class Journal:
         pieces += [encoder.row([row.sequence, msgpack.unpackb(row.payload)]) for row in rows]
         data = b"".join([*pieces, encoder.end()])
         key = journal_key(first, last, self._index.unrecorded_generation())
-        is_new = await self._backend.put_new(key, data)
+        try:
+            is_new = await self._backend.put_new(key, data)
+        except StorageFull:
+            # What is being journaled may be the very delete that makes room.
+            await self._index.release_reserve()
+            is_new = await self._backend.put_new(key, data)
         assert is_new, f"{key} was written before"
         self._flushed = last
         self._objects_since_checkpoint += 1
@@ -126,6 +131,7 @@ class Journal:
             await upload.commit(checkpoint_key(sequence, intent.generation))
         except BaseException:
             await upload.abort()
+            await self._index.cancel_upload(upload_id, self._clock.now_ms())
             raise
         await self._index.close_intent(upload_id)
         self._objects_since_checkpoint = 0
@@ -262,8 +268,8 @@ async def _manifest_changes(index: Index) -> AsyncIterator[Change]:
             record = node.record
             repository, digest = record.key.repository, str(record.key.digest)
             yield ["manifest", repository, digest, record.media_type, record.pushed_at_ms]
-            if record.is_subject_gone and record.subject is not None:
-                yield ["gone", repository, str(record.subject)]
+            if record.is_subject_gone:
+                yield ["orphaned", repository, digest]
         after = page.next
         if after is None:
             return

@@ -28,6 +28,7 @@ manifest_size_max_bytes = 4 * 1024 * 1024
 manifest_references_max = 10_000
 
 # Layers that a registry need not hold: they say where else they can be had (image-spec, Non-Distributable Layers).
+_STRICTNESS = {"foreign": 0, "blob": 1, "manifest": 2}
 _FOREIGN_MARKS = (".nondistributable.", ".foreign.")
 
 
@@ -80,13 +81,19 @@ class Manifest(msgspec.Struct, frozen=True):
     @property
     def references(self) -> tuple[Reference, ...]:
         """What it keeps alive, each digest once, in the order of the document. The subject is none of them."""
+        named = [Reference(self.config.digest, "blob")] if self.config else []
+        named += [Reference(descriptor.digest, _kind_of_layer(descriptor)) for descriptor in self.layers]
+        # BuildKit's cache exports list layers in an image index, so the media type decides, not the place.
+        named += [
+            Reference(descriptor.digest, "manifest" if descriptor.media_type in MANIFEST_TYPES else "blob")
+            for descriptor in self.manifests
+        ]
         found: dict[Digest, Reference] = {}
-        for descriptor in ((self.config,) if self.config else ()) + self.layers:
-            found.setdefault(descriptor.digest, Reference(descriptor.digest, _kind_of_layer(descriptor)))
-        for descriptor in self.manifests:
-            # BuildKit's cache exports list layers in an image index, so the media type decides, not the place.
-            kind: Literal["blob", "manifest"] = "manifest" if descriptor.media_type in MANIFEST_TYPES else "blob"
-            found.setdefault(descriptor.digest, Reference(descriptor.digest, kind))
+        for reference in named:
+            # Named in two ways it is needed in the stricter one.
+            known = found.get(reference.digest)
+            if known is None or _STRICTNESS[reference.kind] > _STRICTNESS[known.kind]:
+                found[reference.digest] = reference
         return tuple(found.values())
 
     @property

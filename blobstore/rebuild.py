@@ -17,8 +17,15 @@ from blobstore.errors import BlobstoreError, KeyUnknown, StoreUnknown
 from blobstore.events import EventSink, Progress, discard
 from blobstore.generation import Generation
 from blobstore.journal import Journal, list_journal, recover
-from blobstore.layout import BLOBS_PREFIX, UPLOADS_PREFIX, parse_blob_key, parse_upload_key
-from blobstore.manifest import parse_manifest
+from blobstore.layout import (
+    BLOBS_PREFIX,
+    CHECKPOINT_PREFIX,
+    UPLOADS_PREFIX,
+    parse_blob_key,
+    parse_checkpoint_key,
+    parse_upload_key,
+)
+from blobstore.manifest import Manifest, parse_manifest
 from blobstore.marker import new_marker, read_marker, replace_marker
 from blobstore.names import RepositoryName
 from blobstore.promises import GRACE_S_DEFAULT
@@ -157,9 +164,16 @@ class _Rebuild:
         """Aliases, manifests, tags, pins, from checkpoint and journal; then a checkpoint, as the new numbers begin behind it."""
         recovered = await recover(self._backend)
         self.report.problems += recovered.problems
+        if recovered.sequence == 0 and self.report.blobs:
+            self.report.problems.append(
+                f"there are {self.report.blobs} blobs, but neither journal nor checkpoint: if there were manifests, tags or "
+                "pins, they are lost"
+            )
         references = recovered.references
         for alias, digest in references.aliases.items():
-            await self._index.restore_alias(alias, digest)
+            # Of blobs that were collected since they are of no use.
+            if await self._index.find_blob(digest) is not None:
+                await self._index.restore_alias(alias, digest)
         for name, repository in references.repositories.items():
             await self._restore_manifests(name, references)
             for tag, target in repository.tags.items():
@@ -175,7 +189,9 @@ class _Rebuild:
                 continue
             await self._index.restore_pin(digest)
             self.report.pins += 1
-        highest = max([recovered.sequence, *[name.last async for name in list_journal(self._backend)]])
+        numbered = [name.last async for name in list_journal(self._backend)]
+        numbered += [parse_checkpoint_key(info.key) or 0 async for info in self._backend.list(CHECKPOINT_PREFIX)]
+        highest = max([recovered.sequence, *numbered])
         await self._index.finish_rebuild(highest, self._now_ms)
         await Journal(self._index, self._backend, self._clock).checkpoint()
 
@@ -185,13 +201,13 @@ class _Rebuild:
 
         async def restore(digest: Digest, entry: ManifestEntry) -> None:
             async with limit:
-                await self._restore_manifest(ManifestKey(name, digest), entry, repository.gone)
+                await self._restore_manifest(ManifestKey(name, digest), entry, references)
 
         async with asyncio.TaskGroup() as group:
             for digest, entry in repository.manifests.items():
                 group.create_task(restore(digest, entry))
 
-    async def _restore_manifest(self, key: ManifestKey, entry: ManifestEntry, gone: set[Digest]) -> None:
+    async def _restore_manifest(self, key: ManifestKey, entry: ManifestEntry, references: References) -> None:
         try:
             blob = await self._index.find_blob(key.digest)
             if blob is None:
@@ -203,13 +219,24 @@ class _Rebuild:
         except BlobstoreError as error:
             self.report.problems.append(f"manifest {key} is lost: {error}")
             return
-        is_gone = manifest.subject is not None and manifest.subject.digest in gone
+        is_gone = manifest.subject is not None and references.is_subject_gone(
+            key.repository, key.digest, manifest.subject.digest
+        )
+        await self._restore_lost_aliases(manifest, references)
         lost = await self._index.restore_manifest(
             key.repository, manifest, entry.pushed_at_ms, self._now_ms, is_subject_gone=is_gone
         )
         self.report.problems += [f"{digest}, which {key} refers to, is lost; push it again" for digest in lost]
         self.report.manifests += 1
         self._events(Progress("manifests", self.report.manifests, 0))
+
+    async def _restore_lost_aliases(self, manifest: Manifest, references: References) -> None:
+        """What a manifest names by another algorithm and is lost: its sha256 is known, so that a push can heal it."""
+        for reference in manifest.references:
+            digest = references.aliases.get(reference.digest)
+            if digest is not None and await self._index.find_blob(digest) is None:
+                await self._index.restore_alias(reference.digest, digest)
+                self.report.problems.append(f"{reference.digest} ({digest}) is lost; push it again")
 
     async def look_once_more(self) -> None:
         """Every chosen key must still be there: a request of a dead process may have taken effect late."""

@@ -20,7 +20,7 @@ _CHECK_BYTES = 32
 
 Change = list[Any]
 """One of: manifest REPOSITORY DIGEST MEDIA-TYPE PUSHED-AT · tag REPOSITORY TAG DIGEST UPDATED-AT · untag REPOSITORY TAG ·
-delete REPOSITORY DIGEST · gone REPOSITORY SUBJECT · remove REPOSITORY · pin DIGEST · unpin DIGEST · alias ALIAS DIGEST."""
+delete REPOSITORY DIGEST · orphaned REPOSITORY DIGEST · remove REPOSITORY · pin DIGEST · unpin DIGEST · alias ALIAS DIGEST."""
 
 
 class ManifestEntry(msgspec.Struct, frozen=True):
@@ -28,6 +28,10 @@ class ManifestEntry(msgspec.Struct, frozen=True):
 
     media_type: str
     pushed_at_ms: int
+    position: int
+    """How many changes were replayed before it."""
+    is_orphaned: bool = False
+    """Whether its subject was here and went."""
 
 
 class TagTarget(msgspec.Struct, frozen=True):
@@ -38,11 +42,11 @@ class TagTarget(msgspec.Struct, frozen=True):
 
 
 class RepositoryReferences(msgspec.Struct):
-    """The manifests and tags of one repository, and the digests of manifests that were here and went."""
+    """The manifests and tags of one repository, and at which change the manifests went that were here before."""
 
     manifests: dict[Digest, ManifestEntry]
     tags: dict[TagName, TagTarget]
-    gone: set[Digest]
+    gone_at: dict[Digest, int]
 
 
 class References:
@@ -52,6 +56,7 @@ class References:
         self.repositories: dict[RepositoryName, RepositoryReferences] = {}
         self.pins: set[Digest] = set()
         self.aliases: dict[Digest, Digest] = {}
+        self._replayed = 0
 
     def apply(self, change: Change) -> None:
         """Replay one change.
@@ -59,9 +64,12 @@ class References:
         Raises:
             FormatUnsupported: a kind of change that this version doesn't know.
         """
+        self._replayed += 1
         match change:
             case ["manifest", str(repository), str(digest), str(media_type), int(pushed_at_ms)]:
-                self._of(repository).manifests[Digest.parse(digest)] = ManifestEntry(media_type, pushed_at_ms)
+                # One that is known already is a change that a checkpoint has taken in before.
+                entry = ManifestEntry(media_type, pushed_at_ms, self._replayed)
+                self._of(repository).manifests.setdefault(Digest.parse(digest), entry)
             case ["tag", str(repository), str(tag), str(digest), int(updated_at_ms)]:
                 target = TagTarget(Digest.parse(digest), updated_at_ms)
                 self._of(repository).tags[TagName.parse(tag)] = target
@@ -69,8 +77,8 @@ class References:
                 self._of(repository).tags.pop(TagName.parse(tag), None)
             case ["delete", str(repository), str(digest)]:
                 self._delete(self._of(repository), Digest.parse(digest))
-            case ["gone", str(repository), str(subject)]:
-                self._of(repository).gone.add(Digest.parse(subject))
+            case ["orphaned", str(repository), str(digest)]:
+                self._orphan(self._of(repository), Digest.parse(digest))
             case ["remove", str(repository)]:
                 self.repositories.pop(RepositoryName.parse(repository), None)
             case ["pin", str(digest)]:
@@ -86,13 +94,26 @@ class References:
         name = RepositoryName.parse(repository)
         found = self.repositories.get(name)
         if found is None:
-            found = self.repositories[name] = RepositoryReferences({}, {}, set())
+            found = self.repositories[name] = RepositoryReferences({}, {}, {})
         return found
 
     @staticmethod
-    def _delete(repository: RepositoryReferences, digest: Digest) -> None:
+    def _orphan(repository: RepositoryReferences, digest: Digest) -> None:
+        entry = repository.manifests.get(digest)
+        if entry is not None:
+            repository.manifests[digest] = msgspec.structs.replace(entry, is_orphaned=True)
+
+    def is_subject_gone(self, repository: RepositoryName, digest: Digest, subject: Digest) -> bool:
+        """Whether the subject of a manifest was here after it came, and went."""
+        found, subject = self.repositories[repository], self.aliases.get(subject, subject)
+        entry = found.manifests[digest]
+        if subject in found.manifests:
+            return False
+        return entry.is_orphaned or found.gone_at.get(subject, -1) > entry.position
+
+    def _delete(self, repository: RepositoryReferences, digest: Digest) -> None:
         repository.manifests.pop(digest, None)
-        repository.gone.add(digest)
+        repository.gone_at[digest] = self._replayed
         for tag in [tag for tag, target in repository.tags.items() if target.digest == digest]:
             del repository.tags[tag]
 

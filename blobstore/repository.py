@@ -37,6 +37,7 @@ from blobstore.uploads import Upload, open_intent, resume_upload, start_upload
 _PAGE = 1000
 _REMOVAL_BATCH = 500
 _REPLAYS_MAX = 10_000
+_REPLAY_ROUNDS_MAX = 32
 
 
 class Repository:
@@ -174,16 +175,19 @@ class Repository:
         known = await self._parts.index.find_blob(content.digest)
         if known is None or known.state is BlobState.SUSPECT:
             names = await self._publish(intent, content, manifest)
-        while True:
+        for _ in range(_REPLAY_ROUNDS_MAX):
             result = await self._parts.index.put_manifest(
                 intent, content, names, manifest, tags, self._now_ms(), self._parts.terms, replays
             )
-            if result.needed and len(replays) + len(result.needed) <= _REPLAYS_MAX:
+            if len(replays) + len(result.needed) > _REPLAYS_MAX:
+                break
+            if result.needed:
                 replays += [await self._read_child(digest) for digest in result.needed]
             elif result.outcome is CommitOutcome.NOT_PUBLISHED and not result.needed and not names:
                 names = await self._publish(intent, content, manifest)
             else:
                 return result
+        raise ManifestInvalid(f"too many of the manifests below {manifest.digest} are not here; push those first")
 
     async def _publish(self, intent: Intent, content: Content, manifest: Manifest) -> list[str]:
         key = blob_key(content.digest, intent.generation)

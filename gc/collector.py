@@ -13,13 +13,15 @@ from blobstore.abc.records import (
     BlobState,
     Drop,
     IndexIdentity,
+    Intent,
     ManifestKey,
     ManifestNode,
     RunRecord,
+    Totals,
     Trash,
 )
 from blobstore.clock import Clock, SystemClock, iso_utc, random_hex
-from blobstore.errors import CollectionRefused, ForeignStore, RunUnknown, StoreFrozen
+from blobstore.errors import CollectionRefused, ForeignStore, KeyUnknown, RunUnknown, StoreFrozen
 from blobstore.events import Alarm, BlobFreed, EventSink, Progress, discard
 from blobstore.gc.incremental import mark_loose
 from blobstore.gc.mark import Marked, mark
@@ -88,7 +90,7 @@ class Collector:
                 await self._check_edges()
             sweep = sweep_all if is_full else sweep_lapsed
             swept = await sweep(self._index, marked, self._policy, now_ms)
-            due = [_due(trash) async for trash in self._due(now_ms)]
+            due = [_due(trash) async for trash in self._due(now_ms, self._policy)]
             abandoned = await self._abandoned(now_ms)
         return Plan(
             run=random_hex(8),
@@ -102,15 +104,20 @@ class Collector:
             due=tuple(due),
             later=swept.later,
             abandoned=abandoned,
-            untagged_kept=len(marked.spared) if is_full else totals.loose_manifests - len(marked.dropped),
+            untagged_kept=self._untagged_kept(marked, totals, is_full=is_full),
             untagged_kept_bytes=swept.spared_bytes if is_full else None,
             seconds=seconds,
         )
 
+    def _untagged_kept(self, marked: Marked, totals: Totals, *, is_full: bool) -> int:
+        if self._policy.delete_untagged:
+            return 0
+        return len(marked.spared) if is_full else totals.loose_manifests - marked.loose_dropped
+
     async def dry_run(self, *, is_full: bool = True) -> RunReport:
         """The plan, reported as the run would report it; if the run would be refused, it says so."""
         plan = await self.plan(is_full=is_full)
-        doubt = await self._doubt_of_time()
+        doubt = await self._doubt_of_time(self._policy)
         return predict(plan, (doubt.refusal if doubt is not None else None) or self._too_much(plan))
 
     async def _mark_all(self, now_ms: int) -> Marked:
@@ -151,10 +158,10 @@ class Collector:
         while after is not None:
             after = await self._index.check_edges(after, self._policy.slice_max)
 
-    async def _due(self, now_ms: int) -> AsyncIterator[Trash]:
+    async def _due(self, now_ms: int, policy: GcPolicy) -> AsyncIterator[Trash]:
         after: bytes | None = None
         while True:
-            page = await self._index.list_due_trash(now_ms, self._policy.terms, after, self._policy.batch_max)
+            page = await self._index.list_due_trash(now_ms, policy.terms, after, policy.batch_max)
             for trash in page.items:
                 yield trash
             after = page.next
@@ -164,7 +171,14 @@ class Collector:
     async def _abandoned(self, now_ms: int) -> tuple[Abandoned, ...]:
         before_ms = now_ms - int(self._policy.upload_idle_s * 1000)
         found = await self._index.list_uploads(before_ms, self._policy.slice_max)
-        return tuple(Abandoned(intent.upload, intent.offset) for intent in found)
+        return tuple([Abandoned(intent.upload, await self._staged_bytes(intent)) for intent in found])
+
+    async def _staged_bytes(self, intent: Intent) -> int:
+        """What lies on the backend; the index knows only what its process said when it closed the upload."""
+        try:
+            return (await self._backend.stat(intent.names[0])).size_bytes
+        except KeyUnknown:
+            return intent.offset
 
     # Acting
 
@@ -175,7 +189,7 @@ class Collector:
             CollectionRefused: the clock jumped, or the plan would let go of more than the policy's share.
             StoreFrozen, IndexDamaged, ForeignStore: see `plan`.
         """
-        await self._check_clock()
+        await self._check_clock(self._policy)
         while await self._index.continue_removals(self._policy.batch_max, self._clock.now_ms()):
             pass
         return await self.carry_out(await self.plan(is_full=is_full))
@@ -190,11 +204,13 @@ class Collector:
         identity = await self._check_alone()
         if identity.store_id != plan.store_id:
             raise CollectionRefused(f"the plan is for store {plan.store_id}; this is store {identity.store_id}")
-        await self._check_clock()
-        if plan.now_ms > self._clock.now_ms() + int(self._policy.clock_jump_max_s * 1000):
+        await self._check_clock(plan.policy)
+        if plan.now_ms > self._clock.now_ms() + int(plan.policy.clock_jump_max_s * 1000):
             raise CollectionRefused(f"the plan was made at {iso_utc(plan.now_ms)}, which is still to come")
         self._check_share(plan)
         report = RunReport(plan, dry_run=False)
+        # Before anything goes, so that a run that dies half way can be undone.
+        await self._save(report)
         try:
             with _Stopwatch(self._clock, plan.seconds, "condemn"):
                 await self._expire(plan, report)
@@ -217,13 +233,16 @@ class Collector:
         Raises:
             RunUnknown: no such run is remembered.
         """
-        await self._check_alone()
+        identity = await self._index.identity()
+        if identity is None:
+            raise ForeignStore("the index is not that of any store")
+        await check_marker(self._backend, identity)
         if run not in [record.run for record in await self._index.list_runs(runs_listed_max)]:
             raise RunUnknown(f"no run {run} is remembered; `blobstore gc runs` lists them")
         undone = await self._index.undo_condemned(run, self._clock.now_ms())
         dropped = await self._index.list_dropped(run)
         restored: list[ManifestKey] = []
-        waiting = [each.key for each in dropped]
+        waiting = [each.key for each in dropped if await self._index.find_node(each.key) is None]
         # Children first: a pass puts back what needs nothing that is still missing, until one changes nothing.
         while waiting:
             put_back = [key for key in waiting if await self._reinstate(key)]
@@ -257,10 +276,10 @@ class Collector:
         if frozen is not None:
             raise StoreFrozen(f"{frozen}; nothing is collected until `blobstore index rebuild`")
 
-    async def _check_clock(self) -> None:
+    async def _check_clock(self, policy: GcPolicy) -> None:
         """Refuse while the time is in doubt: a wrong clock must cost a retry, never a blob."""
         now_ms = self._clock.now_ms()
-        doubt = await self._doubt_of_time()
+        doubt = await self._doubt_of_time(policy)
         is_jump = doubt is not None and doubt.is_jump
         if is_jump:
             self._clock_start_ms = now_ms, self._clock.monotonic_ms()
@@ -270,14 +289,14 @@ class Collector:
         if doubt is not None and doubt.refusal is not None:
             raise CollectionRefused(doubt.refusal)
 
-    async def _doubt_of_time(self) -> _Doubt | None:
+    async def _doubt_of_time(self, policy: GcPolicy) -> _Doubt | None:
         now_ms = self._clock.now_ms()
         drift_ms = (now_ms - self._clock_start_ms[0]) - (self._clock.monotonic_ms() - self._clock_start_ms[1])
         guards = await self._index.guards()
-        limit_ms = int(self._policy.clock_jump_max_s * 1000)
+        limit_ms = int(policy.clock_jump_max_s * 1000)
         is_jump = abs(drift_ms) > limit_ms or now_ms < guards.clock_high_ms - limit_ms
         quiet_since_ms = now_ms if is_jump else guards.quiet_since_ms
-        quiet_until_ms = quiet_since_ms + self._policy.terms.term_ms
+        quiet_until_ms = quiet_since_ms + policy.terms.term_ms
         if not quiet_since_ms or now_ms >= quiet_until_ms:
             return _Doubt(is_jump, None) if is_jump else None
         return _Doubt(
@@ -292,13 +311,15 @@ class Collector:
             self._events(Alarm(text))
             raise CollectionRefused(text)
 
-    def _too_much(self, plan: Plan) -> str | None:
+    @staticmethod
+    def _too_much(plan: Plan) -> str | None:
+        policy = plan.policy
         total = plan.totals.present_blobs + plan.totals.suspect_blobs
         going = len(plan.candidates) + plan.later.blobs
-        if total <= self._policy.max_share_floor_blobs or going <= self._policy.max_share * total:
+        if total <= policy.max_share_floor_blobs or going <= policy.max_share * total:
             return None
         return (
-            f"the plan lets go of {going} of {total} blobs, more than the share of {self._policy.max_share:g} that "
+            f"the plan lets go of {going} of {total} blobs, more than the share of {policy.max_share:g} that "
             "--max-share allows; look at the dry run, and raise it if that is meant"
         )
 
@@ -314,26 +335,33 @@ class Collector:
         batch: list[Drop] = []
         for at, group in enumerate(plan.groups):
             batch += group
-            if len(batch) >= self._policy.batch_max or at == len(plan.groups) - 1:
-                dropped = await self._index.drop_manifests(batch, plan.now_ms, plan.policy.terms, plan.run)
+            if len(batch) >= plan.policy.batch_max or at == len(plan.groups) - 1:
+                dropped = await self._index.drop_manifests(
+                    batch, self._judged_at_ms(plan), self._clock.now_ms(), plan.policy.terms, plan.run
+                )
                 report.dropped_manifests += len(dropped.drops)
                 self._events(Progress("drop", report.dropped_manifests, len(plan.drops)))
                 batch = []
         if plan.groups:
             await self._journal.flush()
 
+    def _judged_at_ms(self, plan: Plan) -> int:
+        """As of when the lines of a plan are re-checked: what was promised since it was made is owed. Without a grace nothing is,
+        and the holds that this run's own drops leave are lapsed as they are made."""
+        return plan.now_ms if plan.policy.terms.term_ms else max(plan.now_ms, self._clock.now_ms())
+
     async def _condemn(self, plan: Plan, report: RunReport) -> None:
         if not plan.candidates:
             return
         await self._check_alone()
         await check_not_ahead(self._index, self._backend)
-        now_ms = max(plan.now_ms, self._clock.now_ms())
-        for batch in _batches(plan.candidates, self._policy.batch_max):
+        not_before_ms = self._clock.now_ms() + plan.policy.quarantine_ms
+        for batch in _batches(plan.candidates, plan.policy.batch_max):
             condemned = await self._index.condemn(
                 [candidate.digest for candidate in batch],
-                plan.now_ms,
+                self._judged_at_ms(plan),
                 plan.policy.terms,
-                plan.policy.quarantine_ms + now_ms - plan.now_ms,
+                not_before_ms,
                 plan.run,
             )
             report.condemned_blobs += len(condemned.blobs)
@@ -341,16 +369,21 @@ class Collector:
             self._events(Progress("condemn", report.condemned_blobs, len(plan.candidates)))
 
     async def _sweep_holds(self, plan: Plan) -> None:
-        after = await self._index.sweep_holds(plan.now_ms, plan.policy.terms, None, self._policy.batch_max)
+        after = await self._index.sweep_holds(plan.now_ms, plan.policy.terms, None, plan.policy.batch_max)
         while after is not None:
-            after = await self._index.sweep_holds(plan.now_ms, plan.policy.terms, after, self._policy.batch_max)
+            after = await self._index.sweep_holds(plan.now_ms, plan.policy.terms, after, plan.policy.batch_max)
 
     async def _collect_orphans(self, plan: Plan, report: RunReport) -> None:
         """Where an upload was abandoned, its process may have died with its bytes published but not committed."""
         is_due = (await self._index.guards()).is_orphan_scan_due
         if plan.is_full and is_due and self._find_orphans is not None:
-            report.orphans = await self._find_orphans()
+            # Before the listing: an upload that expires meanwhile asks for the next one.
             await self._index.note_orphan_scan(is_due=False)
+            try:
+                report.orphans = await self._find_orphans()
+            except BaseException:
+                await self._index.note_orphan_scan(is_due=True)
+                raise
 
     async def _retire(self, plan: Plan, report: RunReport) -> None:
         """Free what the plan says is due, what this run condemned without a quarantine, and what never became a blob."""
@@ -358,10 +391,10 @@ class Collector:
         now_ms = max(plan.now_ms, self._clock.now_ms())
         generations = [
             trash.generation
-            async for trash in self._due(now_ms)
+            async for trash in self._due(now_ms, plan.policy)
             if trash.generation in wanted or trash.run == plan.run or trash.digest is None
         ]
-        for batch in _batches(generations, self._policy.batch_max):
+        for batch in _batches(generations, plan.policy.batch_max):
             # A reference's end must be in the journal before its bytes go, or a rebuilt index would bring it back.
             await self._journal.flush()
             await self._check_alone()
@@ -369,8 +402,19 @@ class Collector:
             retired = await self._index.retire(batch, now_ms, plan.policy.terms)
             freed = await delete_trash(self._index, self._backend, list(retired.retiring))
             self._count_freed(freed, report)
+            self._note_undeleted(retired.retiring, freed, report)
             self._events(Progress("free", report.freed_blobs, len(generations)))
         await self._journal.aclose()
+
+    def _note_undeleted(self, retiring: Sequence[Trash], freed: Sequence[Trash], report: RunReport) -> None:
+        """Bytes that the backend would not delete stay in the trash, and the next run tries again."""
+        gone = {trash.generation for trash in freed}
+        left = [trash for trash in retiring if trash.generation not in gone]
+        report.undeleted += len(left)
+        for trash in left[:1]:
+            self._events(
+                Alarm(f"{trash.names[-1]} could not be deleted; look at its permissions and the log of the storage")
+            )
 
     def _count_freed(self, freed: Sequence[Trash], report: RunReport) -> None:
         for trash in freed:

@@ -38,6 +38,11 @@ class ShownHold(msgspec.Struct, frozen=True):
     lapses_at_ms: int
     is_lapsed: bool
 
+    @property
+    def is_timeless(self) -> bool:
+        """A pin, or a hold that was let go: neither ends at a time."""
+        return self.is_pin or self.hold.renewed_at_ms == 0
+
 
 class Explanation(msgspec.Struct, frozen=True):
     """All that the index knows of one blob's life."""
@@ -72,8 +77,8 @@ class Explanation(msgspec.Struct, frozen=True):
                 {
                     "repository": shown.hold.repository,
                     "pin": shown.is_pin,
-                    "renewed_at": None if shown.is_pin else iso_utc(shown.hold.renewed_at_ms),
-                    "lapses_at": None if shown.is_pin else iso_utc(shown.lapses_at_ms),
+                    "renewed_at": None if shown.is_timeless else iso_utc(shown.hold.renewed_at_ms),
+                    "lapses_at": None if shown.is_timeless else iso_utc(shown.lapses_at_ms),
                     "lapsed": shown.is_lapsed,
                     "last_referrer": str(shown.hold.last_referrer) if shown.hold.last_referrer else None,
                 }
@@ -183,5 +188,5 @@ def _verdict_of_holds(blob: Blob, holds: list[ShownHold]) -> str:
     held = [hold for hold in holds if not hold.is_lapsed]
     if held:
         last = max(hold.lapses_at_ms for hold in held)
-        return f"no manifest refers to it, but it is promised to a push until {iso_utc(last)}"
+        return f"no manifest refers to it; it is promised until {iso_utc(last)}, as it was pushed, asked for or let go lately"
     return "garbage: no manifest refers to it and nothing is promised; the next collection condemns it"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+import msgspec
+
 from blobstore.abc.index import Index
 from blobstore.abc.records import ManifestKey, ManifestNode
 from blobstore.digest import Digest
@@ -28,7 +30,8 @@ async def mark_loose(index: Index, policy: GcPolicy, now_ms: int) -> Marked:
         flows = {node.record.key: walk.flows[node.record.key] for node in nodes}
         ordered = order_groups(nodes, lambda node, known=flows: known[node.record.key], only_sources=False)  # type: ignore[misc]
         groups += [group for group in ordered if term_ms == 0 or all(node.record.key in sources for node in group)]
-    return marked(groups, dead, frozenset())
+    loose_dropped = sum(node.record.key in sources for group in groups for node in group)
+    return msgspec.structs.replace(marked(groups, dead, frozenset()), loose_dropped=loose_dropped)
 
 
 async def _list_loose(index: Index, policy: GcPolicy, before_ms: int) -> list[ManifestNode]:
@@ -86,8 +89,10 @@ class _Walk:
             return False
         if subject is not None and subject not in self.dead and await _has_subject(self._index, node):
             return False
-        parents = await self._index.list_parents(record.key.digest, self._policy.slice_max)
-        return all(
-            parent == record.key or parent.repository != record.key.repository or parent in self.dead
-            for parent in parents
-        )
+        for parent in await self._index.list_parents(record.key.digest, self._policy.slice_max):
+            if parent.repository != record.key.repository or parent == record.key or parent in self.dead:
+                continue
+            keeper = await self._index.find_node(parent)
+            if keeper is not None and record.key.digest in keeper.children:
+                return False
+        return True

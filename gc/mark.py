@@ -30,6 +30,8 @@ class Marked(msgspec.Struct, frozen=True):
     dropped: frozenset[bytes]
     dead: frozenset[bytes]
     spared: frozenset[bytes]
+    loose_dropped: int = 0
+    """How many of the dropped were loose; counted by incremental marking."""
 
 
 NOTHING = Marked((), frozenset(), frozenset(), frozenset())

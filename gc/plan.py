@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -14,6 +15,8 @@ from blobstore.generation import Generation
 from blobstore.names import RepositoryName, UploadId
 
 PLAN_VERSION = 1
+_RUN = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_YEAR_9999_MS = 253_370_764_800_000
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -95,7 +98,7 @@ class _WireCandidate(msgspec.Struct):
     digest: str
     size: int
     reason: Literal["unreferenced", "damaged"]
-    held_until_ms: int = 0
+    held_until_ms: Annotated[int, msgspec.Meta(ge=0, lt=_YEAR_9999_MS)] = 0
     last_referrer: str | None = None
     is_let_go: bool = False
 
@@ -117,7 +120,7 @@ class _WirePlan(msgspec.Struct):
     version: int
     run: str
     store_id: str
-    now_ms: int
+    now_ms: Annotated[int, msgspec.Meta(ge=0, lt=_YEAR_9999_MS)]
     is_full: bool
     policy: GcPolicy
     totals: Totals
@@ -184,6 +187,8 @@ def decode_plan(data: bytes) -> Plan:
 
 
 def _from_wire(wire: _WirePlan) -> Plan:
+    if not _RUN.fullmatch(wire.run):
+        raise InvalidInput(f"run {wire.run!r:.40} at {wire.now_ms} is none that was planned")
     groups: dict[int, list[Drop]] = {}
     for drop in wire.drops:
         key = ManifestKey(RepositoryName.parse(drop.repository), Digest.parse(drop.digest))

@@ -36,6 +36,9 @@ class GcPolicy(msgspec.Struct, frozen=True):
         for name in ("grace_s", "quarantine_s", "upload_idle_s", "renew_s", "clock_jump_max_s"):
             if not 0 <= getattr(self, name) <= 100 * 365 * 24 * 3600:
                 raise ConfigInvalid(f"{name} must be between 0 seconds and 100 years, not {getattr(self, name)}")
+        for name, least in (("batch_max", 1), ("slice_max", 1), ("max_share_floor_blobs", 0)):
+            if getattr(self, name) < least:
+                raise ConfigInvalid(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not 0 <= self.max_share <= 1:
             raise ConfigInvalid(f"max_share must be between 0 and 1, not {self.max_share}")
 

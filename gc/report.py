@@ -24,6 +24,8 @@ class RunReport(msgspec.Struct):
     dropped_manifests: int = 0
     expired_uploads: int = 0
     orphans: int = 0
+    undeleted: int = 0
+    """Trash whose bytes the backend would not delete."""
     finished_at_ms: int = 0
     refusal: str | None = None
     """Of a dry run: why the run would be refused as things stand."""
@@ -38,8 +40,8 @@ class RunReport(msgspec.Struct):
             "started_at": iso_utc(plan.now_ms),
             "refusal": self.refusal,
             "policy": {
-                "grace_s": plan.policy.grace_s,
-                "quarantine_s": plan.policy.quarantine_s,
+                "grace_s": float(plan.policy.grace_s),
+                "quarantine_s": float(plan.policy.quarantine_s),
                 "delete_untagged": plan.policy.delete_untagged,
             },
             "blobs": self._counts(is_bytes=False),
@@ -69,6 +71,8 @@ class RunReport(msgspec.Struct):
             "later": {"blobs": plan.later.blobs, "bytes": plan.later.size_bytes},
             "abandoned_uploads": [{"upload": upload.upload, "size": upload.size_bytes} for upload in plan.abandoned],
             "orphans": self.orphans,
+            "expired_uploads": self.expired_uploads,
+            "undeleted": self.undeleted,
             "seconds": {name: round(seconds, 4) for name, seconds in msgspec.structs.asdict(plan.seconds).items()},
         }
 

@@ -23,7 +23,6 @@ class BackendProperties(msgspec.Struct, frozen=True):
 
     name: str
     delete_batch_max: int = 1000
-    part_size_min_bytes: int = 0
     late_requests_s: int = 0
     """How long after its sender died a request may still take effect; 0 on a file system of this machine."""
     recheck_s: float = 60

@@ -332,14 +332,18 @@ class CollectorIndex(abc.ABC):
         """One row of the trash."""
 
     @abc.abstractmethod
-    async def drop_manifests(self, drops: Sequence[Drop], now_ms: int, terms: HoldTerms, run: str) -> Dropped:
-        """Drop records that still have no tag, no parent and no living subject outside this batch, and whose grace is over."""
+    async def drop_manifests(
+        self, drops: Sequence[Drop], judged_at_ms: int, now_ms: int, terms: HoldTerms, run: str
+    ) -> Dropped:
+        """Drop records that still have no tag, no parent and no living subject outside this batch, and whose grace was over at
+        `judged_at_ms`; what they kept is promised from `now_ms` on."""
 
     @abc.abstractmethod
     async def condemn(
-        self, digests: Sequence[Digest], now_ms: int, terms: HoldTerms, quarantine_ms: int, run: str
+        self, digests: Sequence[Digest], judged_at_ms: int, terms: HoldTerms, not_before_ms: int, run: str
     ) -> Condemned:
-        """Condemn blobs that still have no edge and no unlapsed hold; sweep lapsed holds of the others away."""
+        """Condemn blobs that still have no edge, and no hold that lasted beyond `judged_at_ms`, and keep their bytes until
+        `not_before_ms`; sweep lapsed holds of the others away."""
 
     @abc.abstractmethod
     async def retire(self, generations: Sequence[Generation], now_ms: int, terms: HoldTerms) -> Retired:
@@ -389,6 +393,10 @@ class SafetyIndex(abc.ABC):
     @abc.abstractmethod
     def unrecorded_generation(self) -> Generation:
         """A generation for a journal or checkpoint object: unique, and not counted, as no row names those."""
+
+    @abc.abstractmethod
+    async def release_reserve(self) -> None:
+        """The disk is full: give space back that was kept for such a time, if there is any. It is taken again later."""
 
     @abc.abstractmethod
     async def list_outbox(self, after: int, limit: int) -> Sequence[OutboxRow]:
@@ -443,7 +451,7 @@ class SafetyIndex(abc.ABC):
 
     @abc.abstractmethod
     async def restore_alias(self, alias: Digest, digest: Digest) -> None:
-        """Rebuild: insert an alias."""
+        """Rebuild: insert an alias; of a blob that is lost, with a suspect row."""
 
     @abc.abstractmethod
     async def finish_rebuild(self, sequence: int, now_ms: int) -> None:

@@ -288,7 +288,7 @@ class Undone(msgspec.Struct, frozen=True):
 
 
 class RunRecord(msgspec.Struct, frozen=True):
-    """A collection that changed something, or tried to; `report` is its JSON, `drops` what undo needs."""
+    """A collection that changed something, or tried to; `report` is its JSON."""
 
     run: str
     started_at_ms: int

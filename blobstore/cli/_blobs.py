@@ -169,7 +169,8 @@ def _hold(hold: Hold, terms: HoldTerms, now_ms: int) -> dict[str, Any]:
 def _sentence(hold: dict[str, Any]) -> str:
     if hold["pin"]:
         return "a pin, until `unpin`"
-    return f"{hold['repository']}, {'lapsed' if hold['lapsed'] else 'until'} {hold['lapses_at']}"
+    end = f"{'lapsed' if hold['lapsed'] else 'until'} {hold['lapses_at']}" if hold["lapses_at"] else "let go"
+    return f"{hold['repository'] or 'no repository'}, {end}"
 
 
 async def unpin(digest: str, /, *, common: Common = _DEFAULTS) -> None:

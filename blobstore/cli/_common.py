@@ -76,6 +76,7 @@ def policy_of(
     quarantine: str | None = None,
     delete_untagged: bool | None = None,
     max_share: float | None = None,
+    upload_idle: str | None = None,
 ) -> GcPolicy:
     """The policy of a collection: the command line's words, then the file's, then the defaults.
 
@@ -84,10 +85,12 @@ def policy_of(
     """
     policy = GcPolicy()
     grace, quarantine = _first(grace, config.grace), _first(quarantine, config.quarantine)
+    upload_idle = _first(upload_idle, config.upload_idle)
     wanted = {
         "grace_s": parse_duration_s(grace) if grace is not None else None,
         "quarantine_s": parse_duration_s(quarantine) if quarantine is not None else None,
         "delete_untagged": config.delete_untagged if delete_untagged is None else delete_untagged,
+        "upload_idle_s": parse_duration_s(upload_idle) if upload_idle is not None else None,
         "max_share": config.max_share if max_share is None else max_share,
     }
     return msgspec.structs.replace(policy, **{key: value for key, value in wanted.items() if value is not None})

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from blobstore.app import make_collector
 from blobstore.cli._common import Common, policy_of
-from blobstore.cli._errors import UsageInvalid
+from blobstore.cli._errors import FAILED, UsageInvalid
 from blobstore.cli._gc_text import find_holds, show_report
 from blobstore.cli._output import Output
 from blobstore.cli._progress import Reporter, reporting
@@ -19,6 +19,8 @@ from blobstore.cli._streams import STANDARD, check_path, open_output
 from blobstore.gc import GcPolicy, RunReport
 from blobstore.gc.plan import Plan, decode_plan, encode_plan
 from blobstore.store import Store
+
+_PLAN_SIZE_MAX_BYTES = 1 << 30
 
 _DEFAULTS = Common()
 
@@ -31,9 +33,10 @@ async def gc(
     delete_untagged: Annotated[bool | None, Parameter(negative="--no-delete-untagged")] = None,
     incremental: bool = False,
     max_share: float | None = None,
+    upload_idle: str | None = None,
     plan: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     common: Common = _DEFAULTS,
-) -> None:
+) -> int:
     """Find the blobs that no live manifest shares, condemn them, and free those whose quarantine is over.
 
     Parameters
@@ -50,6 +53,8 @@ async def gc(
         Look only at what was let go since the last run.
     max_share
         Refuse to let go of more than this share of a large store's blobs. Default 0.5.
+    upload_idle
+        How long nothing may have arrived for an upload before its bytes go: an import that was killed leaves one. Default 24h.
     plan
         With --dry-run, write the plan to this file; without, carry out the plan in it, re-checking each line.
     """
@@ -60,11 +65,17 @@ async def gc(
         "--delete-untagged": delete_untagged,
         "--incremental": incremental or None,
         "--max-share": max_share,
+        "--upload-idle": upload_idle,
     }
     is_old_plan = plan is not None and not dry_run
     _check_combination(plan, given if is_old_plan else {})
     policy = policy_of(
-        common.settings().gc, grace=grace, quarantine=quarantine, delete_untagged=delete_untagged, max_share=max_share
+        common.settings().gc,
+        grace=grace,
+        quarantine=quarantine,
+        delete_untagged=delete_untagged,
+        max_share=max_share,
+        upload_idle=upload_idle,
     )
     old_plan = await _read_plan(plan) if plan is not None and is_old_plan else None
     with reporting(common) as events:
@@ -79,6 +90,7 @@ async def gc(
             held = await find_holds(store, report) if output.is_talkative else None
     output.document(report.to_json())
     show_report(output, report, held, plan if dry_run else None)
+    return FAILED if report.undeleted else 0
 
 
 def _check_combination(plan: str | None, given: dict[str, object]) -> None:
@@ -93,8 +105,14 @@ def _check_combination(plan: str | None, given: dict[str, object]) -> None:
 
 
 async def _read_plan(path: str) -> Plan:
-    async with aiofiles.open(path, "rb") as file:
-        return decode_plan(await file.read())
+    try:
+        async with aiofiles.open(path, "rb") as file:
+            data = await file.read(_PLAN_SIZE_MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageInvalid(f"the plan {path} can't be read: {error.strerror}") from error
+    if len(data) > _PLAN_SIZE_MAX_BYTES:
+        raise UsageInvalid(f"the plan {path} has more than {_PLAN_SIZE_MAX_BYTES} bytes")
+    return decode_plan(data)
 
 
 async def _plan(store: Store, policy: GcPolicy, events: Reporter, path: str | None, *, is_full: bool) -> RunReport:

@@ -52,13 +52,17 @@ def _details(found: Explanation) -> list[str]:
         lines.append(f"manifest {' -> '.join(str(key) for key in keeper.path)}  ({tags})")
     if found.has_more_keepers:
         lines.append("… and more manifests")
-    for shown in found.holds:
+    for shown in found.holds if found.trash is None else ():
         if shown.is_pin:
             lines.append("pinned")
             continue
-        end = f"{'lapsed' if shown.is_lapsed else 'until'} {iso_utc(shown.lapses_at_ms)}"
+        end = (
+            "let go"
+            if shown.is_timeless
+            else f"{'lapsed' if shown.is_lapsed else 'until'} {iso_utc(shown.lapses_at_ms)}"
+        )
         last = f", last of {shown.hold.last_referrer}" if shown.hold.last_referrer else ""
-        lines.append(f"held for {shown.hold.repository} {end}{last}")
+        lines.append(f"held for {shown.hold.repository or 'no repository'}: {end}{last}")
     return lines
 
 
@@ -81,8 +85,8 @@ async def undo(run: str, /, *, common: Common = _DEFAULTS) -> int:
         output.remark(f"too late for {digest}: it was freed")
     for key in report.manifests_lost:
         output.remark(f"too late for the manifest {key}: something it needs was freed")
-    if not (report.blobs or report.manifests):
-        output.remark(f"nothing that run {run} let go is in quarantine any more")
+    if not (report.blobs or report.manifests or report.too_late or report.manifests_lost):
+        output.remark(f"of what run {run} let go nothing is in quarantine: it is back already, or was freed")
         return FAILED
     return FAILED if report.too_late or report.manifests_lost else 0
 

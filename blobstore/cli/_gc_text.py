@@ -120,6 +120,10 @@ def _remarks(report: RunReport, document: dict[str, Any], held: Held | None, pla
     lines += _untagged(report, document["manifests"])
     if held is not None:
         lines += _held(held)
+    if report.undeleted:
+        lines.append(
+            f"{counted(report.undeleted, 'entry')} of the trash could not be deleted; the next run tries again"
+        )
     if report.orphans:
         lines.append(f"{counted(report.orphans, 'file')} that a crash left went to the trash")
     if report.dry_run:

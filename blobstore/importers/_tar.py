@@ -132,7 +132,8 @@ class _Indexer:
         if header == _EMPTY_BLOCK:
             return None
         if _checksum(header) != _number(header[148:156]):
-            raise self._invalid(f"no tar header at byte {self._offset}: the checksum is wrong")
+            what = "this is no tar archive" if self._offset == 0 else "the archive is damaged"
+            raise self._invalid(f"{what}: no header at byte {self._offset}, as the checksum is wrong")
         self._offset += _BLOCK_BYTES
         return header
 

@@ -33,7 +33,9 @@ from blobstore.promises import HoldTerms
 runs_kept_max = 1000
 
 
-def drop_manifests(tx: Transaction, drops: Sequence[Drop], now_ms: int, terms: HoldTerms, run: str) -> Dropped:
+def drop_manifests(
+    tx: Transaction, drops: Sequence[Drop], judged_at_ms: int, now_ms: int, terms: HoldTerms, run: str
+) -> Dropped:
     """Drop the records of a batch that nothing outside of it keeps.
 
     A batch goes together, since a hostile image index may have its own child as subject: each keeps the other.
@@ -42,7 +44,7 @@ def drop_manifests(tx: Transaction, drops: Sequence[Drop], now_ms: int, terms: H
     for drop in drops:
         key = state.manifest_key(tx, drop.key)
         row = state.get_manifest(tx, key) if key is not None else None
-        if key is None or row is None or row.tag_count or now_ms < row.lost_at_ms + terms.term_ms:
+        if key is None or row is None or row.tag_count or judged_at_ms < row.lost_at_ms + terms.term_ms:
             continue
         wanted[key] = (drop, row)
     kept = [key for key, (drop, row) in wanted.items() if _is_kept(tx, key, drop, row, wanted.keys())]
@@ -87,7 +89,7 @@ def list_dropped(tx: Transaction, run: str) -> list[DroppedManifest]:
 
 
 def condemn(
-    tx: Transaction, digests: Sequence[Digest], now_ms: int, terms: HoldTerms, quarantine_ms: int, run: str
+    tx: Transaction, digests: Sequence[Digest], judged_at_ms: int, terms: HoldTerms, not_before_ms: int, run: str
 ) -> Condemned:
     """Condemn the blobs of a batch that nothing keeps; sweep the lapsed holds of the others."""
     going: list[Blob] = []
@@ -95,18 +97,18 @@ def condemn(
     for digest in digests:
         raw = digest.value
         row = state.get_blob(tx, raw)
-        lapsed, is_held = _split_holds(tx, raw, now_ms, terms)
+        lapsed, is_held = _split_holds(tx, raw, judged_at_ms, terms)
         if row is None or state.has_edge(tx, raw) or is_held:
             for key, hold in lapsed:
                 state.delete_hold(tx, key, hold)
             swept += len(lapsed)
         elif row.state == records.STATE_PRESENT:
-            going.append(_condemn_present(tx, raw, row, now_ms + quarantine_ms, run))
+            going.append(_condemn_present(tx, raw, row, not_before_ms, run))
             # They have done their work: out of the order of time, so that the next run doesn't meet them again.
             for key, hold in lapsed:
                 tx.delete(Table.HOLDS_BY_TIME, u64(hold.renewed_at_ms) + key)
         elif row.state == records.STATE_SUSPECT:
-            going.append(_discard_suspect(tx, raw, row, now_ms, run))
+            going.append(_discard_suspect(tx, raw, row, judged_at_ms, run))
     return Condemned(tuple(going), swept)
 
 

@@ -334,15 +334,17 @@ class KeyValueIndex(Index):
         """See `CollectorIndex.find_trash`."""
         return self._read(_scanning.find_trash, generation)
 
-    async def drop_manifests(self, drops: Sequence[Drop], now_ms: int, terms: HoldTerms, run: str) -> Dropped:
+    async def drop_manifests(
+        self, drops: Sequence[Drop], judged_at_ms: int, now_ms: int, terms: HoldTerms, run: str
+    ) -> Dropped:
         """See `CollectorIndex.drop_manifests`."""
-        return await self._write(_collecting.drop_manifests, drops, now_ms, terms, run)
+        return await self._write(_collecting.drop_manifests, drops, judged_at_ms, now_ms, terms, run)
 
     async def condemn(
-        self, digests: Sequence[Digest], now_ms: int, terms: HoldTerms, quarantine_ms: int, run: str
+        self, digests: Sequence[Digest], judged_at_ms: int, terms: HoldTerms, not_before_ms: int, run: str
     ) -> Condemned:
         """See `CollectorIndex.condemn`."""
-        return await self._write(_collecting.condemn, digests, now_ms, terms, quarantine_ms, run)
+        return await self._write(_collecting.condemn, digests, judged_at_ms, terms, not_before_ms, run)
 
     async def retire(self, generations: Sequence[Generation], now_ms: int, terms: HoldTerms) -> Retired:
         """See `CollectorIndex.retire`."""

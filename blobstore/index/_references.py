@@ -107,19 +107,30 @@ def _check_children(
     terms: HoldTerms,
     into: _Checked,
 ) -> None:
-    """Look at every child anew, whatever was answered of it before."""
-    edges: dict[bytes, Child] = {}
-    into.edges[manifest.digest.value] = edges
+    """Look at every child anew, whatever was answered of it before; and at the children of those that are put with it."""
+    waiting = [manifest]
+    into.edges[manifest.digest.value] = {}
+    while waiting:
+        for child in _check_one(tx, waiting.pop(), number, now_ms, terms, into):
+            if child.value in into.edges:
+                continue
+            if child.value in replays:
+                into.edges[child.value] = {}
+                waiting.append(replays[child.value])
+            else:
+                into.needed.append(child)
+
+
+def _check_one(
+    tx: Transaction, manifest: Manifest, number: int | None, now_ms: int, terms: HoldTerms, into: _Checked
+) -> list[Digest]:
+    """The children of one manifest; returns those that are manifests without a record here."""
+    edges = into.edges[manifest.digest.value]
+    without_record: list[Digest] = []
     for reference in manifest.references:
         raw = state.canonical(tx, reference.digest)
         row = state.get_blob(tx, raw) if raw is not None else None
-        is_here = (
-            raw is not None
-            and row is not None
-            and number is not None
-            and state.is_visible(tx, raw, row, number, now_ms, terms)
-        )
-        if not is_here or raw is None or row is None or number is None:
+        if raw is None or row is None or number is None or not state.is_visible(tx, raw, row, number, now_ms, terms):
             # A foreign layer need not be here; where its bytes were pushed all the same, they are kept.
             if reference.kind != "foreign":
                 into.missing.append(reference.digest)
@@ -127,14 +138,9 @@ def _check_children(
         if row.state == records.STATE_CONDEMNED:
             into.condemned.add(raw)
         edges[raw] = Child(EDGE_MANIFEST if reference.kind == "manifest" else EDGE_BLOB, row.size)
-        if reference.kind != "manifest" or tx.get(Table.MANIFESTS, u32(number) + raw) is not None:
-            continue
-        if raw in into.edges:
-            continue
-        if raw in replays:
-            _check_children(tx, replays[raw], number, replays, now_ms, terms, into)
-        else:
-            into.needed.append(reference.digest)
+        if reference.kind == "manifest" and tx.get(Table.MANIFESTS, u32(number) + raw) is None:
+            without_record.append(Digest.from_sha256(raw))
+    return without_record
 
 
 def insert_record(
@@ -144,6 +150,10 @@ def insert_record(
     key = u32(number) + manifest.digest.value
     known = state.get_manifest(tx, key)
     if known is not None:
+        for raw, child in edges.items():
+            # One that a rebuild found lost under another digest, and that has come since.
+            if tx.get(Table.EDGES_FROM, key + raw) is None:
+                _add_edge(tx, key, raw, child)
         state.put_manifest_row(tx, key, state.changed(known, lost_at_ms=max(now_ms, known.lost_at_ms)), known)
         return []
     subject = _subject_key(tx, manifest.subject.digest) if manifest.subject is not None else None

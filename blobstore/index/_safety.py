@@ -187,16 +187,19 @@ def restore_pin(tx: Transaction, digest: Digest) -> None:
 
 
 def restore_alias(tx: Transaction, alias: Digest, digest: Digest) -> None:
-    """Insert an alias."""
-    row = state.get_blob(tx, digest.value)
+    """Insert an alias; of a blob that is lost, with a suspect row, so that a push heals it."""
+    before = state.get_blob(tx, digest.value)
+    row = before or records.BlobRow(records.STATE_SUSPECT, Generation(0, 0).key, 0, None, [], [])
     key = records.digest_key(alias)
-    if row is not None and key not in row.aliases:
+    if key not in row.aliases:
         row.aliases.append(key)
         tx.put(Table.ALIASES, key, digest.value)
-        state.put_blob(tx, digest.value, row, row)
+        state.put_blob(tx, digest.value, row, before)
 
 
 def finish_rebuild(tx: Transaction, sequence: int, now_ms: int) -> None:
     """Go on numbering behind what the journal holds; nothing is condemned for one grace."""
     tx.put(Table.META, records.META_SEQUENCE, u64(max(sequence, last_sequence(tx))))
     tx.put(Table.META, records.META_QUIET_SINCE, u64(now_ms))
+    # So that a clock that was wrong just now, and is put right, is seen to go back.
+    tx.put(Table.META, records.META_CLOCK_HIGH, u64(now_ms))

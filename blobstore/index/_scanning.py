@@ -334,7 +334,8 @@ def standings(tx: Transaction, digests: Sequence[Digest], now_ms: int, terms: Ho
             lapses_ms = terms.lapses_at_ms(hold.renewed_at_ms, activity)
             is_held = is_held or hold.renewed_at_ms >= PINNED_MS or lapses_ms > now_ms
             if lapses_ms >= until_ms:
-                until_ms, last = lapses_ms, hold.last_referrer or last
+                # A hold that was let go ended at no time of its own.
+                until_ms, last = lapses_ms if hold.renewed_at_ms else until_ms, hold.last_referrer or last
         referrer = state.manifest_key_value(tx, last) if last is not None else None
         has_edge = state.has_edge(tx, digest.value)
         found.append(Standing(digest, state.blob_state(row), row.size, has_edge, is_held, until_ms, referrer))

@@ -170,16 +170,16 @@ def has_edge_from(tx: Transaction, raw: bytes, repository: int) -> bool:
 
 
 def parents(tx: Transaction, raw: bytes, repository: int) -> list[bytes]:
-    """MANIFESTS keys of the records, other than its own, that keep a manifest in its repository."""
-    own = u32(repository) + raw
+    """MANIFESTS keys of the image indexes that list a manifest in its repository. One that names its digest as a layer keeps
+    the bytes, not the record."""
     found = [key[32:] for key, _ in tx.scan_prefix(Table.EDGES_TO, raw + u32(repository))]
-    return [key for key in found if key != own]
+    return [key for key in found if tx.get(Table.EDGES_FROM, key + raw) == records.EDGE_MANIFEST]
 
 
 def has_parent(tx: Transaction, raw: bytes, repository: int) -> bool:
-    """Whether `parents` would find any; looks at two edges at most."""
-    own = u32(repository) + raw
-    return any(key[32:] != own for key, _ in tx.scan_prefix(Table.EDGES_TO, raw + u32(repository)))
+    """Whether `parents` would find any."""
+    keys = tx.scan_prefix(Table.EDGES_TO, raw + u32(repository))
+    return any(tx.get(Table.EDGES_FROM, key[32:] + raw) == records.EDGE_MANIFEST for key, _ in keys)
 
 
 # Holds

@@ -117,7 +117,10 @@ def settle_bytes(tx: Transaction, intent: Intent, content: Content, names: Seque
     row = state.get_blob(tx, raw)
     if open_row is None and row is not None and row.generation == generation:
         # Said twice: these very bytes are the blob, and no trash.
-        return Committed(CommitOutcome.DUPLICATE)
+        if row.state == records.STATE_CONDEMNED:
+            state.revive(tx, raw, row)
+        is_sound = row.state != records.STATE_SUSPECT
+        return Committed(CommitOutcome.DUPLICATE if is_sound else CommitOutcome.INTERRUPTED)
     if open_row is None:
         # Fenced: the intent was expired or cancelled, and its names went to the trash then; ours may be one more.
         if names:

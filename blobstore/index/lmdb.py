@@ -15,7 +15,15 @@ from typing import Any, Concatenate
 import lmdb
 
 from blobstore.durable import make_directories, sync_directory
-from blobstore.errors import IndexDamaged, IndexMissing, IndexOnNetwork, IndexPoisoned, StorageFailed, StoreBusy
+from blobstore.errors import (
+    IndexDamaged,
+    IndexMissing,
+    IndexOnNetwork,
+    IndexPoisoned,
+    StorageFailed,
+    StorageFull,
+    StoreBusy,
+)
 from blobstore.index import _blobs, _collecting, _outbox, _references, _safety, _uploads
 from blobstore.index._ballast import BALLAST_BYTES, Ballast
 from blobstore.index._key_value import Arguments, KeyValueIndex, Result
@@ -29,6 +37,7 @@ MAP_SIZE_BYTES = 256 * 1024**3
 READERS_MAX = 1024
 _SCAN_THREADS = 2
 _OPEN_TRIES = 5
+_SPACE_TO_OPEN_BYTES = 1024 * 1024
 
 _FREEING = frozenset({
     _uploads.cancel_upload, _uploads.expire_upload, _uploads.close_intent, _blobs.delete_blob, _blobs.unpin_blob,
@@ -62,6 +71,7 @@ class LmdbIndex(KeyValueIndex):
         self._writer: GroupWriter | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._lock: int | None = None
+        self._ballast: Ballast | None = None
         self._is_forked = False
 
     @property
@@ -89,24 +99,30 @@ class LmdbIndex(KeyValueIndex):
             )
         if not create and not os.path.exists(os.path.join(self._path, "data.mdb")):
             raise IndexMissing(
-                f"there is no index in {self._path}; if it was lost, `blobstore index rebuild` makes a new one from the store"
+                f"there is no index in {self._path}; if that is the right place and it was lost, "
+                "`blobstore index rebuild` makes a new one from the store"
             )
         if self._path in _poisoned_paths:
             raise IndexPoisoned(_poisoned_paths[self._path])
         make_directories(self._path)
         self._lock = _take_lock(self._path, is_exclusive=False)
         try:
+            self._check_space()
             self._env = self._open_environment()
             self._check_whole()
+            _allocate(os.path.join(self._path, "lock.mdb"))
             self._databases = [self._env.open_db(table.name.encode()) for table in Table]
             # LMDB syncs its file, not the name of it.
             sync_directory(self._path)
             self._env.reader_check()
             self._read(_safety.check_format)
+        except lmdb.Error as error:
+            self._release()
+            raise StorageFailed(f"the index {self._path} can't be opened: {error}") from error
         except BaseException:
             self._release()
             raise
-        ballast = Ballast(os.path.join(self._path, "ballast"), self._ballast_bytes)
+        self._ballast = ballast = Ballast(os.path.join(self._path, "ballast"), self._ballast_bytes)
         ballast.restore()
         self._pool = ThreadPoolExecutor(_SCAN_THREADS, thread_name_prefix="blobstore-scan")
         self._writer = GroupWriter(self._env, self._databases, self._minter, ballast)
@@ -133,6 +149,17 @@ class LmdbIndex(KeyValueIndex):
                 if tried == _OPEN_TRIES:
                     raise StorageFailed(f"the index {self._path} can't be opened: {error}") from error
         raise AssertionError
+
+    def _check_space(self) -> None:
+        """LMDB maps its reader table before the disk has given it a place: on a full one, touching it would kill the process."""
+        table = os.path.join(self._path, "lock.mdb")
+        if os.path.exists(table) and _is_allocated(os.stat(table)):
+            return
+        space = os.statvfs(self._path)
+        if space.f_bavail * space.f_frsize < _SPACE_TO_OPEN_BYTES:
+            raise StorageFull(
+                f"no space left to open the index {self._path}; free {_SPACE_TO_OPEN_BYTES} bytes at least"
+            )
 
     def _check_whole(self) -> None:
         """Reading a page behind the end of a file that was cut would kill the process."""
@@ -212,6 +239,12 @@ class LmdbIndex(KeyValueIndex):
         result: Result = await self._writer.submit(lambda tx: verb(tx, *args, **kwargs), frees=verb in _FREEING)
         return result
 
+    async def release_reserve(self) -> None:
+        """See `SafetyIndex.release_reserve`."""
+        self._environment()
+        assert self._ballast is not None
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._ballast.release)
+
     def forget_after_fork(self) -> None:
         """In a forked child: refuse everything, and keep the parent's environment untouched."""
         self._is_forked = True
@@ -243,6 +276,19 @@ def _take_lock(path: str, *, is_exclusive: bool) -> int:
     return handle
 
 
+def _is_allocated(found: os.stat_result) -> bool:
+    return found.st_blocks * 512 >= found.st_size
+
+
+def _allocate(path: str) -> None:
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if not _is_allocated(os.fstat(handle)):
+            os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
+    finally:
+        os.close(handle)
+
+
 _poisoned_paths: dict[str, str] = {}
 """Indexes a sync of which failed in this process: only a new process may open them again."""
 
@@ -250,7 +296,7 @@ _open_indexes: weakref.WeakSet[LmdbIndex] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    # LMDB in a forked child works without an error and corrupts: nothing else would tell (reliability: fork guard).
+    # LMDB in a forked child works without an error and corrupts: nothing else would tell.
     for index in _open_indexes:
         index.forget_after_fork()
 

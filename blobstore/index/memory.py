@@ -23,6 +23,9 @@ class MemoryIndex(KeyValueIndex):
     async def aclose(self) -> None:
         """Nothing to release."""
 
+    async def release_reserve(self) -> None:
+        """Nothing is kept."""
+
     def _read(
         self,
         verb: Callable[Concatenate[Transaction, Arguments], Result],

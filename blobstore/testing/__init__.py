@@ -17,3 +17,10 @@ pytest.register_assert_rewrite(
     "blobstore.testing._index_scene",
     "blobstore.testing._index_uploads",
 )
+
+# Only now, as what was imported before can no longer be rewritten.
+from blobstore.testing.backend_suite import BackendSuite  # noqa: E402
+from blobstore.testing.fakes import FakeClock  # noqa: E402
+from blobstore.testing.index_suite import IndexSuite  # noqa: E402
+
+__all__ = ["BackendSuite", "FakeClock", "IndexSuite"]

@@ -113,7 +113,7 @@ class CollectingTests(IndexTests):
         """No record, no repository."""
         manifest = image(b"{}")
         drops = [Drop(ManifestKey(repository, manifest.digest), "untagged") for repository in (ALPHA, BETA)]
-        assert (await scene.index.drop_manifests(drops, scene.now_ms, scene.terms, RUN)).drops == ()
+        assert (await scene.index.drop_manifests(drops, scene.now_ms, scene.now_ms, scene.terms, RUN)).drops == ()
 
     # Condemning
 
@@ -196,7 +196,7 @@ class CollectingTests(IndexTests):
     async def test_no_grace_condemns_at_once(self, scene: Scene) -> None:
         """With grace 0 the holds of this very moment are lapsed."""
         await scene.push(LAYER)
-        condemned = await scene.index.condemn([DIGEST], scene.now_ms, HoldTerms(grace_s=0), 0, RUN)
+        condemned = await scene.index.condemn([DIGEST], scene.now_ms, HoldTerms(grace_s=0), scene.now_ms, RUN)
         assert [blob.digest for blob in condemned.blobs] == [DIGEST]
 
     # Retiring

@@ -125,12 +125,12 @@ class Scene:
 
     async def condemn(self, *digests: Digest) -> Condemned:
         """Condemn whatever may be of these."""
-        return await self.index.condemn(digests, self.now_ms, self.terms, QUARANTINE_MS, RUN)
+        return await self.index.condemn(digests, self.now_ms, self.terms, self.now_ms + QUARANTINE_MS, RUN)
 
     async def drop(self, *manifests: Manifest, reason: str = "untagged", repository: RepositoryName = ALPHA) -> Dropped:
         """Drop whatever may be of these records."""
         drops = [Drop(ManifestKey(repository, each.digest), reason) for each in manifests]
-        return await self.index.drop_manifests(drops, self.now_ms, self.terms, RUN)
+        return await self.index.drop_manifests(drops, self.now_ms, self.now_ms, self.terms, RUN)
 
     async def push_condemned(self, data: bytes) -> Digest:
         """A blob whose promise is over and that was condemned."""

@@ -84,7 +84,7 @@ def test_undo_after_the_bytes_went_fails(cli: Cli, images: Images):
     run = cli("gc", *AT_ONCE, "--json").document()["run"]
     result = cli("gc", "undo", run)
     assert result.status == 1
-    assert "in quarantine any more" in result.out
+    assert "is in quarantine" in result.out
 
 
 def test_undo_of_an_unknown_run_fails(cli: Cli, store: Path):
@@ -109,7 +109,7 @@ def test_explain_names_the_tag_that_keeps_a_layer(cli: Cli, images: Images):
     document = cli("gc", "explain", images.layer_of_b, "--json").document()
     assert document["manifests"][0]["tags"] == ["b"]
     cli("rm", f"library/app@{images.b}")
-    assert "promised to a push until" in cli("gc", "explain", images.layer_of_b).out
+    assert "promised until" in cli("gc", "explain", images.layer_of_b).out
     assert "garbage" in cli("gc", "explain", images.layer_of_b, "--grace", "0s").out
     assert cli("gc", "explain", "sha256:" + "0" * 64).status == 1
 
@@ -160,7 +160,7 @@ def test_what_is_no_plan_is_refused(cli: Cli, images: Images):
     """A file of something else changes nothing."""
     Path("plan.json").write_text("{}")
     assert cli("gc", "--plan", "plan.json").status == 2
-    assert cli("gc", "--plan", "absent.json").status == 1
+    assert cli("gc", "--plan", "absent.json").status == 2
 
 
 def test_an_incremental_run_frees_what_was_let_go(cli: Cli, images: Images):

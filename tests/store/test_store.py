@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from blobstore.digest import Digest
 from blobstore.errors import (
     BlobDamaged,
     BlobUnknown,
+    CollectionRefused,
     ConfigInvalid,
     ForeignStore,
     FormatUnsupported,
@@ -32,8 +34,8 @@ from blobstore.errors import (
 )
 from blobstore.gc import GcPolicy
 from blobstore.store import Store
-from blobstore.testing.fakes import image, image_index
-from tests.store.pushing import push_blob
+from blobstore.testing.fakes import FakeClock, image, image_index
+from tests.store.pushing import push_blob, small_disk
 
 
 async def open_and_close(place: str, **options: object) -> None:
@@ -305,6 +307,99 @@ async def test_an_older_copy_of_the_index_serves_but_does_not_collect(place: str
     async with blobstore.open(place) as store:
         await store.repository("app").get_manifest("v2")
         assert (await make_collector(store, GcPolicy(grace_s=0, quarantine_s=0)).run()).freed_blobs == 0
+
+
+async def test_a_rebuilt_referrer_is_orphaned_only_if_its_subject_went_after_it_came(place: str) -> None:
+    """One pushed to a subject that was gone already is an untagged manifest, before and after; with a checkpoint too."""
+    for with_checkpoint in (False, True):
+        async with blobstore.open(place, create=True) as store:
+            subject, app = image(b"config", []), store.repository("app")
+            for data in (b"config", b"before", b"after"):
+                await push_blob(store, data)
+            await app.put_manifest(subject.body)
+            before = await app.put_manifest(image(b"before", [], subject=subject).body)
+            await app.delete_manifest(subject.digest)
+            after = await app.put_manifest(image(b"after", [], subject=subject).body)
+            if with_checkpoint:
+                await store.checkpoint()
+        for _ in range(2):
+            async with blobstore.open(place) as store:
+                app = store.repository("app")
+                assert (await app.find_manifest(before.digest)).is_subject_gone
+                assert not (await app.find_manifest(after.digest)).is_subject_gone
+            await rebuild_index(place)
+        shutil.rmtree(place)
+
+
+async def test_a_layer_lost_under_another_algorithm_is_healed_by_a_push(place: str) -> None:
+    """The rebuilt index knows its sha256 from the journal; pushed again, the image keeps it."""
+    alias = Digest.of(b"layer", blobstore.Algorithm.SHA512)
+    manifest = image(b"config", [blobstore.Descriptor("application/octet-stream", alias, 5)])
+
+    async def push(store: Store) -> None:
+        await push_blob(store, b"config")
+        async with store.repository("app").open_upload() as upload:
+            await upload.write(b"layer")
+            await upload.commit(alias)
+        await store.repository("app").put_manifest(manifest.body, tag="v1")
+
+    async with blobstore.open(place, create=True) as store:
+        await push(store)
+        path = Path(place, (await store.stat_blob(alias)).names[0])
+    path.unlink()
+    assert (await rebuild_index(place)).problems != []
+    async with blobstore.open(place) as store:
+        await push(store)
+        assert (await make_collector(store, GcPolicy(grace_s=0, quarantine_s=0)).run()).freed_blobs == 0
+        async with store.open_blob(alias) as blob:
+            assert await blob.read() == b"layer"
+
+
+async def test_a_rebuild_under_a_wrong_clock_does_not_stop_collecting_for_years(place: str) -> None:
+    """Put right, the clock is seen to go back: one grace, no more. Two rebuilds in one second are two."""
+    clock = FakeClock()
+    async with blobstore.open(place, create=True, clock=clock) as store:
+        await push_image(store, 1)
+    clock.jump(70 * 365 * 24 * 3600 * 1000)
+    for _ in range(2):
+        await rebuild_index(place, clock=clock)
+    clock.jump(-70 * 365 * 24 * 3600 * 1000)
+    async with blobstore.open(place, clock=clock) as store:
+        with pytest.raises(CollectionRefused):
+            await make_collector(store, GcPolicy()).run()
+        clock.advance(25 * 3600 * 1000)
+        await make_collector(store, GcPolicy()).run()
+
+
+async def test_a_rebuild_without_a_journal_says_what_that_means(place: str) -> None:
+    """Blobs alone say nothing of manifests and tags."""
+    async with blobstore.open(place, create=True) as store:
+        await push_image(store, 1)
+    for part in ("index", "journal", "checkpoint"):
+        shutil.rmtree(f"{place}/{part}")
+    assert "neither journal nor checkpoint" in (await rebuild_index(place)).problems[0]
+
+
+async def test_a_full_disk_leaves_room_to_delete(tmp_path: Path) -> None:
+    """The ballast of the index serves the journal too: references go, and the collection frees."""
+    disk = small_disk(tmp_path, "40m")
+    try:
+        place = str(disk / "store")
+        async with blobstore.open(place, create=True) as store:
+            await push_image(store, 1)
+            big = await push_blob(store, os.urandom(4 * 1024 * 1024))
+            manifest = image(b"config 1", [blobstore.Descriptor("x", big.digest, big.size_bytes)])
+            await store.repository("app").put_manifest(manifest.body, tag="big")
+            filled = (disk / "filler").open("wb", buffering=0)
+            with filled, contextlib.suppress(OSError):
+                while True:
+                    filled.write(b"x" * 4096)
+            await store.repository("app").untag("big")
+            policy = GcPolicy(grace_s=0, quarantine_s=0, delete_untagged=True)
+            assert (await make_collector(store, policy).run()).freed_blobs == 2
+            await store.repository("app").get_manifest("v1")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 async def test_a_rebuild_waits_for_nobody(place: str, store: Store) -> None:

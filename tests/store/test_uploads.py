@@ -23,7 +23,7 @@ from blobstore.errors import (
 )
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
-from tests.store.pushing import push_blob
+from tests.store.pushing import push_blob, small_disk
 
 MIB = 1024 * 1024
 
@@ -247,19 +247,6 @@ async def test_an_upload_expired_under_its_writer_says_so(place: str) -> None:
                 await upload.write(b"x")
         await store.parts.cleaner.aclose()
         assert await files(store) == set()
-
-
-def small_disk(tmp_path: Path, size: str) -> Path:
-    """A tmpfs of a few MiB, where root may mount one."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(mounted)], capture_output=True, check=False
-    )
-    if made.returncode != 0:
-        reason = "mounting a small file system needs root"
-        pytest.fail(reason) if os.environ.get("REQUIRE_ALL") == "1" else pytest.skip(reason)
-    return mounted
 
 
 async def test_a_full_disk_refuses_the_upload_and_nothing_else(tmp_path: Path) -> None:
