@@ -10,6 +10,7 @@ import msgspec
 
 from blobstore.abc.backend import CHUNK_BYTES, Backend, read_all
 from blobstore.abc.index import Index
+from blobstore.abc.paging import every, every_tag
 from blobstore.clock import Clock
 from blobstore.digest import Digest
 from blobstore.errors import BlobstoreError, JournalDamaged, RepositoryUnknown, StorageFull, StoreFrozen
@@ -23,7 +24,7 @@ from blobstore.layout import (
     parse_checkpoint_key,
     parse_journal_key,
 )
-from blobstore.names import RepositoryName, TagName, UploadId
+from blobstore.names import RepositoryName, UploadId
 from blobstore.references import Change, References, RowEncoder, apply_all, decode_rows
 
 ROWS_MAX = 10_000
@@ -261,38 +262,23 @@ async def _all_changes(index: Index) -> AsyncIterator[Change]:
 
 
 async def _manifest_changes(index: Index) -> AsyncIterator[Change]:
-    after: bytes | None = None
-    while True:
-        page = await index.scan_manifests(after, _SLICE)
-        for node in page.items:
-            record = node.record
-            repository, digest = record.key.repository, str(record.key.digest)
-            yield ["manifest", repository, digest, record.media_type, record.pushed_at_ms]
-            if record.is_subject_gone:
-                yield ["orphaned", repository, digest]
-        after = page.next
-        if after is None:
-            return
+    async for node in every(lambda after: index.scan_manifests(after, _SLICE)):
+        record = node.record
+        repository, digest = record.key.repository, str(record.key.digest)
+        yield ["manifest", repository, digest, record.media_type, record.pushed_at_ms]
+        if record.is_subject_gone:
+            yield ["orphaned", repository, digest]
 
 
 async def _tag_changes(index: Index, repository: RepositoryName) -> AsyncIterator[Change]:
-    tag: TagName | None = None
     try:
-        while tags := await index.list_tags(repository, tag, _SLICE):
-            tag = tags[-1].tag
-            for entry in tags:
-                yield ["tag", repository, entry.tag, str(entry.digest), entry.updated_at_ms]
+        async for entry in every_tag(index, repository, _SLICE):
+            yield ["tag", repository, entry.tag, str(entry.digest), entry.updated_at_ms]
     except RepositoryUnknown:
         # Removed while we scanned; the change that says so stands behind this checkpoint.
         return
 
 
 async def _alias_changes(index: Index) -> AsyncIterator[Change]:
-    after: bytes | None = None
-    while True:
-        page = await index.scan_aliases(after, _SLICE)
-        for alias in page.items:
-            yield ["alias", str(alias.alias), str(alias.digest)]
-        after = page.next
-        if after is None:
-            return
+    async for alias in every(lambda after: index.scan_aliases(after, _SLICE)):
+        yield ["alias", str(alias.alias), str(alias.digest)]

@@ -10,6 +10,7 @@ import msgspec
 
 from blobstore.abc.backend import Backend, read_all
 from blobstore.abc.index import Index
+from blobstore.abc.paging import every
 from blobstore.abc.records import Blob, BlobState, IndexIdentity, ManifestKey, Trash, TrashState
 from blobstore.clock import Clock, random_hex
 from blobstore.digest import Digest
@@ -240,15 +241,9 @@ class _Rebuild:
 
     async def look_once_more(self) -> None:
         """Every chosen key must still be there: a request of a dead process may have taken effect late."""
-        after: bytes | None = None
-        while True:
-            page = await self._index.scan_references(after, BATCH)
-            for each in page.items:
-                if each.blob.state is BlobState.PRESENT:
-                    await self._look_at(each.blob)
-            after = page.next
-            if after is None:
-                return
+        async for each in every(lambda after: self._index.scan_references(after, BATCH)):
+            if each.blob.state is BlobState.PRESENT:
+                await self._look_at(each.blob)
 
     async def _look_at(self, blob: Blob) -> None:
         try:

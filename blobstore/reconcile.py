@@ -9,6 +9,7 @@ import msgspec
 
 from blobstore.abc.backend import Backend, ObjectInfo
 from blobstore.abc.index import Index
+from blobstore.abc.paging import pages
 from blobstore.abc.records import Blob, BlobState, ReferencedBlob, Seen, Totals, Verdict
 from blobstore.clock import Clock
 from blobstore.digest import Digest
@@ -102,7 +103,7 @@ async def find_missing(
     report = MissingReport()
     doubtful: list[Blob] = []
     before, counted = await index.totals(), _Recount()
-    async for page in _blobs(index):
+    async for page in pages(lambda after: index.scan_references(after, PAGE)):
         for each in page:
             counted.add(each)
         blobs = [each.blob for each in page if each.blob.state is not BlobState.SUSPECT]
@@ -128,16 +129,6 @@ async def mark_suspect(index: Index, blob: Blob, what: str, events: EventSink) -
     """A present blob is damaged: nobody is told any more that it is here."""
     await index.suspect_blob(blob.digest, blob.generation)
     events(Alarm(f"{blob.digest} is {what} at {blob.names[0]}; push it again to heal it"))
-
-
-async def _blobs(index: Index) -> AsyncIterator[Sequence[ReferencedBlob]]:
-    after: bytes | None = None
-    while True:
-        page = await index.scan_references(after, PAGE)
-        yield page.items
-        after = page.next
-        if after is None:
-            return
 
 
 class _Recount:

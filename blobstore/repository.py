@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from blobstore.abc.paging import every_tag
 from blobstore.abc.records import (
     Blob,
     BlobState,
@@ -266,17 +267,13 @@ class Repository:
         change = await self._parts.index.delete_tag(self._name, TagName.parse(tag), self._now_ms())
         await self._parts.journal.settle(change.sequence)
 
-    async def tags(self) -> AsyncIterator[TagEntry]:
+    def tags(self) -> AsyncIterator[TagEntry]:
         """All tags, in byte order.
 
         Raises:
             RepositoryUnknown: this repository holds no manifest.
         """
-        after: TagName | None = None
-        while page := await self._parts.index.list_tags(self._name, after, _PAGE):
-            after = page[-1].tag
-            for entry in page:
-                yield entry
+        return every_tag(self._parts.index, self._name, _PAGE)
 
     async def remove(self) -> None:
         """Remove the repository and all in it: gone at once for everybody, taken apart in batches.

@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 
+from blobstore.abc.paging import pages
 from blobstore.abc.records import Blob, BlobState
 from blobstore.digest import Digest
 from blobstore.errors import BlobDamaged, BlobUnknown
@@ -32,10 +33,8 @@ async def scrub(parts: Parts, *, recheck_s: float) -> ScrubReport:
         StorageFailed: the disk refuses to read; that proves nothing about a blob.
     """
     report = ScrubReport()
-    after: bytes | None = None
-    while True:
-        page = await parts.index.scan_references(after, PAGE)
-        present = [each.blob for each in page.items if each.blob.state is BlobState.PRESENT]
+    async for items in pages(lambda after: parts.index.scan_references(after, PAGE)):
+        present = [each.blob for each in items if each.blob.state is BlobState.PRESENT]
         doubtful = await _read_all(parts, present, report)
         if doubtful:
             await asyncio.sleep(recheck_s)
@@ -43,9 +42,7 @@ async def scrub(parts: Parts, *, recheck_s: float) -> ScrubReport:
             if await _is_damaged(parts, blob):
                 report.damaged.append(blob.digest)
                 await mark_suspect(parts.index, blob, "damaged", parts.events)
-        after = page.next
-        if after is None:
-            return report
+    return report
 
 
 async def _read_all(parts: Parts, blobs: list[Blob], report: ScrubReport) -> list[Blob]:

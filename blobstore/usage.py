@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from blobstore.abc.index import Index
-from blobstore.abc.records import ManifestKey, ManifestNode, ReferencedBlob, TagEntry
+from blobstore.abc.paging import every, every_tag
+from blobstore.abc.records import ManifestKey, ManifestNode, ReferencedBlob
 from blobstore.digest import Digest
 from blobstore.names import RepositoryName, TagName
 
@@ -79,7 +80,7 @@ async def tag_usage(index: Index, repository: RepositoryName) -> list[TagUsage]:
         RepositoryUnknown: it holds no manifest.
     """
     nodes = {node.record.key.digest: node async for node in _nodes(index, repository)}
-    tags = [entry async for entry in _tags(index, repository)]
+    tags = [entry async for entry in every_tag(index, repository, _SLICE)]
     keepers = _keepers(nodes, [(entry.tag, entry.digest) for entry in tags])
     usages = {entry.tag: Usage() for entry in tags}
     pinned = await _pins(index)
@@ -123,35 +124,14 @@ def _keepers(
     return found
 
 
-async def _referenced(index: Index) -> AsyncIterator[ReferencedBlob]:
-    after: bytes | None = None
-    while True:
-        page = await index.scan_references(after, _SLICE)
-        for each in page.items:
-            yield each
-        after = page.next
-        if after is None:
-            return
+def _referenced(index: Index) -> AsyncIterator[ReferencedBlob]:
+    return every(lambda after: index.scan_references(after, _SLICE))
 
 
 async def _nodes(index: Index, repository: RepositoryName) -> AsyncIterator[ManifestNode]:
-    after: bytes | None = None
-    while True:
-        page = await index.scan_manifests(after, _SLICE)
-        for node in page.items:
-            if node.record.key.repository == repository:
-                yield node
-        after = page.next
-        if after is None:
-            return
-
-
-async def _tags(index: Index, repository: RepositoryName) -> AsyncIterator[TagEntry]:
-    after: TagName | None = None
-    while page := await index.list_tags(repository, after, _SLICE):
-        after = page[-1].tag
-        for entry in page:
-            yield entry
+    async for node in every(lambda after: index.scan_manifests(after, _SLICE)):
+        if node.record.key.repository == repository:
+            yield node
 
 
 async def _pins(index: Index) -> set[Digest]:

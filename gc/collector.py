@@ -9,6 +9,7 @@ import msgspec
 
 from blobstore.abc.backend import Backend, read_all
 from blobstore.abc.index import Index
+from blobstore.abc.paging import every
 from blobstore.abc.records import (
     BlobState,
     Drop,
@@ -123,7 +124,6 @@ class Collector:
     async def _mark_all(self, now_ms: int) -> Marked:
         """Mark one repository after the other; holds the records of one in memory."""
         groups: list[tuple[Drop, ...]] = []
-        dropped: set[bytes] = set()
         dead: set[bytes] = set()
         spared: set[bytes] = set()
         seen = 0
@@ -132,41 +132,27 @@ class Collector:
             self._events(Progress("mark", seen, 0))
             found = mark(nodes, self._policy, now_ms)
             groups += found.groups
-            dropped |= found.dropped
             dead |= found.dead
             spared |= found.spared
-        return Marked(tuple(groups), frozenset(dropped), frozenset(dead), frozenset(spared))
+        return Marked(tuple(groups), frozenset(dead), frozenset(spared))
 
     async def _repositories(self) -> AsyncIterator[Sequence[ManifestNode]]:
         nodes: list[ManifestNode] = []
-        after: bytes | None = None
-        while True:
-            page = await self._index.scan_manifests(after, self._policy.slice_max)
-            for node in page.items:
-                if nodes and nodes[-1].record.key.repository != node.record.key.repository:
-                    yield nodes
-                    nodes = []
-                nodes.append(node)
-            after = page.next
-            if after is None:
-                if nodes:
-                    yield nodes
-                return
+        async for node in every(lambda after: self._index.scan_manifests(after, self._policy.slice_max)):
+            if nodes and nodes[-1].record.key.repository != node.record.key.repository:
+                yield nodes
+                nodes = []
+            nodes.append(node)
+        if nodes:
+            yield nodes
 
     async def _check_edges(self) -> None:
         after = await self._index.check_edges(None, self._policy.slice_max)
         while after is not None:
             after = await self._index.check_edges(after, self._policy.slice_max)
 
-    async def _due(self, now_ms: int, policy: GcPolicy) -> AsyncIterator[Trash]:
-        after: bytes | None = None
-        while True:
-            page = await self._index.list_due_trash(now_ms, policy.terms, after, policy.batch_max)
-            for trash in page.items:
-                yield trash
-            after = page.next
-            if after is None:
-                return
+    def _due(self, now_ms: int, policy: GcPolicy) -> AsyncIterator[Trash]:
+        return every(lambda after: self._index.list_due_trash(now_ms, policy.terms, after, policy.batch_max))
 
     async def _abandoned(self, now_ms: int) -> tuple[Abandoned, ...]:
         before_ms = now_ms - int(self._policy.upload_idle_s * 1000)
@@ -233,10 +219,8 @@ class Collector:
         Raises:
             RunUnknown: no such run is remembered.
         """
-        identity = await self._index.identity()
-        if identity is None:
-            raise ForeignStore("the index is not that of any store")
-        await check_marker(self._backend, identity)
+        # Not more than that: what only brings back may also be done in a store that is frozen.
+        await self._check_ours()
         if run not in [record.run for record in await self._index.list_runs(runs_listed_max)]:
             raise RunUnknown(f"no run {run} is remembered; `blobstore gc runs` lists them")
         undone = await self._index.undo_condemned(run, self._clock.now_ms())
@@ -263,18 +247,19 @@ class Collector:
             return False
         return await self._index.reinstate_manifest(key.repository, manifest, self._clock.now_ms()) is not None
 
-    async def _check_alone(self) -> IndexIdentity:
+    async def _check_ours(self) -> IndexIdentity:
         identity = await self._index.identity()
         if identity is None:
             raise ForeignStore("the index is not that of any store")
         await check_marker(self._backend, identity)
-        await self._check_not_frozen()
         return identity
 
-    async def _check_not_frozen(self) -> None:
+    async def _check_alone(self) -> IndexIdentity:
+        identity = await self._check_ours()
         frozen = (await self._index.guards()).frozen
         if frozen is not None:
             raise StoreFrozen(f"{frozen}; nothing is collected until `blobstore index rebuild`")
+        return identity
 
     async def _check_clock(self, policy: GcPolicy) -> None:
         """Refuse while the time is in doubt: a wrong clock must cost a retry, never a blob."""

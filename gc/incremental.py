@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 
 import msgspec
 
 from blobstore.abc.index import Index
+from blobstore.abc.paging import every
 from blobstore.abc.records import ManifestKey, ManifestNode
 from blobstore.digest import Digest
 from blobstore.gc.mark import Marked, marked, order_groups
@@ -37,14 +39,9 @@ async def mark_loose(index: Index, policy: GcPolicy, now_ms: int) -> Marked:
 async def _list_loose(index: Index, policy: GcPolicy, before_ms: int) -> list[ManifestNode]:
     found: list[ManifestNode] = []
     for is_subject_gone in (True, False) if policy.delete_untagged else (True,):
-        after: bytes | None = None
-        while True:
-            page = await index.list_loose_manifests(before_ms, after, policy.batch_max, is_subject_gone=is_subject_gone)
-            # Its subject may have come back; then it lives as long as that.
-            found += [node for node in page.items if not await _has_subject(index, node)]
-            after = page.next
-            if after is None:
-                break
+        scan = partial(index.list_loose_manifests, before_ms, limit=policy.batch_max, is_subject_gone=is_subject_gone)
+        # Its subject may have come back; then it lives as long as that.
+        found += [node async for node in every(scan) if not await _has_subject(index, node)]
     return found
 
 

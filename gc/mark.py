@@ -22,19 +22,18 @@ class Marked(msgspec.Struct, frozen=True):
     """What marking found in one repository.
 
     `groups` are the records to drop, in order; those of one group keep each other and go in one transaction. `dead` are the
-    tokens of all records that nothing keeps, those among them that must wait for their own grace included; `dropped` of
-    those in `groups`. `spared` are the tokens of untagged records that live only because the policy lets them.
+    tokens of all records that nothing keeps, those among them that must wait for their own grace included. `spared` are the
+    tokens of untagged records that live only because the policy lets them.
     """
 
     groups: tuple[tuple[Drop, ...], ...]
-    dropped: frozenset[bytes]
     dead: frozenset[bytes]
     spared: frozenset[bytes]
     loose_dropped: int = 0
     """How many of the dropped were loose; counted by incremental marking."""
 
 
-NOTHING = Marked((), frozenset(), frozenset(), frozenset())
+NOTHING = Marked((), frozenset(), frozenset())
 
 
 def mark(nodes: Sequence[ManifestNode], policy: GcPolicy, now_ms: int) -> Marked:
@@ -58,10 +57,8 @@ def marked(
 ) -> Marked:
     """The result of marking, with a reason for each drop."""
     dying = {node.record.key.digest for node in dead}
-    kept = tuple(groups)
     return Marked(
-        tuple(tuple(_drop(node, dying) for node in group) for group in kept),
-        frozenset(node.token for group in kept for node in group),
+        tuple(tuple(_drop(node, dying) for node in group) for group in groups),
         frozenset(node.token for node in dead),
         spared,
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-
 import msgspec
 
 from blobstore.abc.index import Index
+from blobstore.abc.paging import pages
 from blobstore.abc.records import BlobState, ManifestKey, Standing
 from blobstore.digest import Digest
 from blobstore.gc.mark import Marked
@@ -35,11 +34,11 @@ async def sweep_all(index: Index, marked: Marked, policy: GcPolicy, now_ms: int)
     """
     swept = Swept([])
     is_at_once = policy.terms.term_ms == 0
-    after: bytes | None = None
-    while True:
-        page = await index.scan_unreferenced(after, policy.slice_max, marked.dead, marked.spared)
+    async for items in pages(
+        lambda after: index.scan_unreferenced(after, policy.slice_max, marked.dead, marked.spared)
+    ):
         asked: dict[Digest, ManifestKey | None] = {}
-        for item in page.items:
+        for item in items:
             if item.state is BlobState.CONDEMNED:
                 continue
             if item.is_spared:
@@ -51,9 +50,7 @@ async def sweep_all(index: Index, marked: Marked, policy: GcPolicy, now_ms: int)
                 asked[item.digest] = item.last_referrer
         for standing in await index.standings(list(asked), now_ms, policy.terms) if asked else ():
             _add_candidate(swept, standing, asked[standing.digest])
-        after = page.next
-        if after is None:
-            return swept
+    return swept
 
 
 async def sweep_lapsed(index: Index, marked: Marked, policy: GcPolicy, now_ms: int) -> Swept:
@@ -61,8 +58,8 @@ async def sweep_lapsed(index: Index, marked: Marked, policy: GcPolicy, now_ms: i
     not what is stored."""
     swept = Swept([])
     seen: set[Digest] = set()
-    async for digests in _lapsed_digests(index, policy, now_ms):
-        fresh = [digest for digest in digests if digest not in seen]
+    async for digests in pages(lambda after: index.list_lapsed_holds(policy.terms, now_ms, after, policy.batch_max)):
+        fresh = [digest for digest in dict.fromkeys(digests) if digest not in seen]
         seen.update(fresh)
         for standing in await index.standings(fresh, now_ms, policy.terms):
             if not standing.has_edge and standing.state is not BlobState.CONDEMNED:
@@ -87,17 +84,6 @@ async def _sweep_let_go(index: Index, marked: Marked, policy: GcPolicy, now_ms: 
                 else:
                     swept.later_blobs += 1
                     swept.later_bytes += standing.size_bytes
-
-
-async def _lapsed_digests(index: Index, policy: GcPolicy, now_ms: int) -> AsyncIterator[Iterable[Digest]]:
-    after: bytes | None = None
-    while True:
-        page = await index.list_lapsed_holds(policy.terms, now_ms, after, policy.batch_max)
-        if page.items:
-            yield dict.fromkeys(page.items)
-        after = page.next
-        if after is None:
-            return
 
 
 def _add_candidate(swept: Swept, standing: Standing, keeper: ManifestKey | None) -> None:
