@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from blobstore.abc.records import Drop, ManifestNode
+from blobstore.abc.records import Drop, ManifestKey, ManifestNode
 from blobstore.digest import Digest
 from blobstore.gc.policy import GcPolicy
 
@@ -56,7 +56,7 @@ def marked(
     groups: Iterable[Sequence[ManifestNode]], dead: Collection[ManifestNode], spared: frozenset[bytes]
 ) -> Marked:
     """The result of marking, with a reason for each drop."""
-    dying = {node.record.key.digest for node in dead}
+    dying = {node.record.key for node in dead}
     return Marked(
         tuple(tuple(_drop(node, dying) for node in group) for group in groups),
         frozenset(node.token for node in dead),
@@ -64,9 +64,11 @@ def marked(
     )
 
 
-def _drop(node: ManifestNode, dying: Collection[Digest]) -> Drop:
+def _drop(node: ManifestNode, dying: Collection[ManifestKey]) -> Drop:
     record = node.record
-    lost_its_subject = record.is_subject_gone or record.subject in dying
+    # A subject of the same digest that goes in another repository is none of ours.
+    subject = ManifestKey(record.key.repository, record.subject) if record.subject is not None else None
+    lost_its_subject = record.is_subject_gone or subject in dying
     return Drop(record.key, SUBJECT_GONE if lost_its_subject else UNTAGGED)
 
 

@@ -136,3 +136,15 @@ async def test_a_subject_that_comes_back_takes_its_referrers_back(bench: Bench) 
     await bench.push_image(b"config", [], "one")
     assert (await bench.collect(GcPolicy(grace_s=0, quarantine_s=0))).plan.drops == ()
     assert (await bench.store.totals()).loose_manifests == 0
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+async def test_a_subject_that_goes_in_another_repository_is_none_of_ours(bench: Bench, is_full: bool) -> None:
+    """Here it never was: the referrer goes as an untagged manifest, and the dry run says so."""
+    subject = await bench.push_image(b"config", [], repository="theirs")
+    await bench.push_image(b"sig config", [b"signature"], repository="ours", subject=subject)
+    report = await bench.collect(is_full=is_full)
+    assert {drop.key.repository: drop.reason for drop in report.plan.drops} == {
+        "theirs": "untagged",
+        "ours": "untagged",
+    }
