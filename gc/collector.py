@@ -176,9 +176,11 @@ class Collector:
             StoreFrozen, IndexDamaged, ForeignStore: see `plan`.
         """
         await self._check_clock(self._policy)
+        report = await self.carry_out(await self.plan(is_full=is_full))
+        # A removal of a repository that was killed half way. Not before planning, as a dry run could not foresee it.
         while await self._index.continue_removals(self._policy.batch_max, self._clock.now_ms()):
             pass
-        return await self.carry_out(await self.plan(is_full=is_full))
+        return report
 
     async def carry_out(self, plan: Plan) -> RunReport:
         """Do what a plan says, as far as each line still holds. A run that dies on the way has done whole steps; the next one

@@ -11,7 +11,9 @@ from blobstore.errors import FormatUnsupported, ManifestBlobUnknown, ManifestInv
 from blobstore.gc import GcPolicy
 from blobstore.gc.plan import decode_plan, encode_plan
 from blobstore.manifest import OCI_MANIFEST
+from blobstore.names import RepositoryName
 from blobstore.testing.fakes import image, image_index, layer
+from blobstore.testing.invariants import find_garbage
 from tests.gc.scene import AT_ONCE, DAY_MS, HOUR_MS, Bench
 
 
@@ -148,3 +150,13 @@ async def test_a_subject_that_goes_in_another_repository_is_none_of_ours(bench: 
         "theirs": "untagged",
         "ours": "untagged",
     }
+
+
+async def test_a_removal_that_was_killed_is_finished_and_dry_runs_stay_exact(bench: Bench) -> None:
+    """What is hidden keeps its blobs for the run that finishes it, as the dry run before said; the next one frees them."""
+    await bench.push_image(b"config", [b"layer"], "one")
+    await bench.push_blob(b"let go")
+    await bench.store.index.hide_repository(RepositoryName("app"), bench.clock.now_ms())
+    assert (await bench.collect()).freed_blobs == 1
+    assert (await bench.collect()).freed_blobs == 3
+    assert await find_garbage(bench.store) == []
