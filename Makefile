@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench lint types clean
+.PHONY: demo test bench lint types clean prove prove-model prove-machine prove-interleavings prove-faults prove-powercut \
+	prove-kills prove-soak prove-fuzz prove-mutants
 
 # Installed anew when the dependencies change. The package itself is linked, so that edits take effect.
 $(STAMP): pyproject.toml
@@ -22,6 +23,16 @@ test: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest -c benches/pytest.ini benches
+
+# The long profiles behind docs/reliability.md: hours on one core, root and some Debian packages needed, each can be stopped
+# and goes on where it was (.reliability/).
+prove: prove-model prove-machine prove-interleavings prove-faults prove-powercut prove-kills prove-soak prove-fuzz prove-mutants
+
+prove-machine prove-interleavings: prove-%: $(STAMP)
+	$(BIN)/python -m tests.simulation.long_$*
+
+prove-model prove-faults prove-powercut prove-kills prove-soak prove-fuzz prove-mutants: prove-%: $(STAMP)
+	$(BIN)/python -m tests.$*.long
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
