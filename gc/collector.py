@@ -389,14 +389,16 @@ class Collector:
             retired = await self._index.retire(batch, now_ms, plan.policy.terms)
             freed = await delete_trash(self._index, self._backend, list(retired.retiring))
             self._count_freed(freed, report)
-            self._note_undeleted(retired.retiring, freed, report)
+            await self._note_undeleted(retired.retiring, freed, report)
             self._events(Progress("free", report.freed_blobs, len(generations)))
         await self._journal.aclose()
 
-    def _note_undeleted(self, retiring: Sequence[Trash], freed: Sequence[Trash], report: RunReport) -> None:
+    async def _note_undeleted(self, retiring: Sequence[Trash], freed: Sequence[Trash], report: RunReport) -> None:
         """Bytes that the backend would not delete stay in the trash, and the next run tries again."""
         gone = {trash.generation for trash in freed}
-        left = [trash for trash in retiring if trash.generation not in gone]
+        doubtful = [trash for trash in retiring if trash.generation not in gone]
+        # What another collector, or the process that left it, deleted at the same time has no row any more.
+        left = [trash for trash in doubtful if await self._index.find_trash(trash.generation) is not None]
         report.undeleted += len(left)
         for trash in left[:1]:
             self._events(

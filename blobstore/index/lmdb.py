@@ -71,6 +71,7 @@ class LmdbIndex(KeyValueIndex):
         self._writer: GroupWriter | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._lock: int | None = None
+        self._reader_table: int | None = None
         self._ballast: Ballast | None = None
         self._is_forked = False
 
@@ -110,7 +111,8 @@ class LmdbIndex(KeyValueIndex):
             self._check_space()
             self._env = self._open_environment()
             self._check_whole()
-            _allocate(os.path.join(self._path, "lock.mdb"))
+            self._reader_table = os.open(os.path.join(self._path, "lock.mdb"), os.O_RDWR | os.O_CLOEXEC)
+            _allocate(self._reader_table)
             self._databases = [self._env.open_db(table.name.encode()) for table in Table]
             # LMDB syncs its file, not the name of it.
             sync_directory(self._path)
@@ -188,9 +190,12 @@ class LmdbIndex(KeyValueIndex):
     def _release(self) -> None:
         if self._env is not None and not self._is_forked:
             self._env.close()
-        if self._lock is not None:
-            os.close(self._lock)
-        self._env, self._writer, self._pool, self._lock = None, None, None, None
+        # Never before the environment: closing any descriptor of a file drops all record locks this process has on it, and
+        # LMDB's own are on this one. The next process to open the index would take itself for the only one.
+        for handle in (self._reader_table, self._lock):
+            if handle is not None:
+                os.close(handle)
+        self._env, self._writer, self._pool, self._lock, self._reader_table = None, None, None, None, None
 
     def _environment(self) -> lmdb.Environment:
         if self._is_forked:
@@ -280,13 +285,9 @@ def _is_allocated(found: os.stat_result) -> bool:
     return found.st_blocks * 512 >= found.st_size
 
 
-def _allocate(path: str) -> None:
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        if not _is_allocated(os.fstat(handle)):
-            os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
-    finally:
-        os.close(handle)
+def _allocate(handle: int) -> None:
+    if not _is_allocated(os.fstat(handle)):
+        os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
 
 
 _poisoned_paths: dict[str, str] = {}
