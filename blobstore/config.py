@@ -44,7 +44,8 @@ def load_config(path: str) -> Config:
             document = tomllib.load(file)
     except OSError as error:
         raise ConfigInvalid(f"the configuration file {path} can't be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Not only its own errors: tomllib lets through those of a number too long and of tables nested too deeply.
         raise ConfigInvalid(f"{path} is not TOML: {error}") from error
     try:
         config = msgspec.convert(document, Config, strict=True)
@@ -71,7 +72,7 @@ def _explain(text: str) -> str:
 
 
 def _check_values(path: str, gc: GcConfig) -> None:
-    for key in ("grace", "quarantine"):
+    for key in ("grace", "quarantine", "upload_idle"):
         text = getattr(gc, key)
         try:
             if text is not None:

@@ -213,10 +213,14 @@ async def recover(backend: Backend) -> Recovered:
 
 
 def _replay(recovered: Recovered, rows: list[Change], where: str) -> None:
-    for sequence, changes in rows:
-        if sequence == recovered.sequence + 1:
-            apply_all(recovered.references, changes, where)
-            recovered.sequence = sequence
+    for row in rows:
+        match row:
+            case [int(sequence), list(changes)]:
+                if sequence == recovered.sequence + 1:
+                    apply_all(recovered.references, changes, where)
+                    recovered.sequence += 1
+            case _:
+                raise JournalDamaged(f"{where} is damaged: {row!r:.200} is no change with its number")
 
 
 async def _load_checkpoint(backend: Backend) -> Recovered:
@@ -230,7 +234,7 @@ async def _load_checkpoint(backend: Backend) -> Recovered:
         except JournalDamaged as error:
             problems.append(str(error))
             continue
-        return Recovered(references, int(header[0]), problems)
+        return Recovered(references, header[0], problems)
     return Recovered(References(), 0, problems)
 
 

@@ -15,6 +15,8 @@ UPLOADS_PREFIX = "uploads/"
 JOURNAL_PREFIX = "journal/"
 CHECKPOINT_PREFIX = "checkpoint/"
 FORMAT_VERSION = 1
+SEQUENCE_MAX = 2**63 - 1
+"""What the index can count. A name with a larger number is none of ours."""
 
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})\.([0-9a-f]{32})", re.ASCII)
 _JOURNAL = re.compile(r"journal/([0-9]{20})-([0-9]{20})\.([0-9a-f]{32})", re.ASCII)
@@ -70,7 +72,9 @@ def journal_key(first: int, last: int, generation: Generation) -> str:
 def parse_journal_key(key: str) -> JournalName | None:
     """The range a journal object's name tells, or None."""
     match = _JOURNAL.fullmatch(key)
-    return JournalName(key, int(match[1]), int(match[2])) if match else None
+    if match is None or max(int(match[1]), int(match[2])) > SEQUENCE_MAX:
+        return None
+    return JournalName(key, int(match[1]), int(match[2]))
 
 
 def checkpoint_key(sequence: int, generation: Generation) -> str:
@@ -81,4 +85,4 @@ def checkpoint_key(sequence: int, generation: Generation) -> str:
 def parse_checkpoint_key(key: str) -> int | None:
     """The sequence a checkpoint's name tells, or None."""
     match = _CHECKPOINT.fullmatch(key)
-    return int(match[1]) if match else None
+    return int(match[1]) if match and int(match[1]) <= SEQUENCE_MAX else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -59,9 +59,16 @@ def parse_index_url(text: str) -> LmdbLocation:
 
 
 def _split(text: str) -> tuple[str, str]:
-    if "://" not in text:
-        return "", text
-    parts = urlsplit(text)
-    if parts.scheme in ("file", "lmdb") and (parts.netloc not in ("", "localhost") or not parts.path.startswith("/")):
-        raise ConfigInvalid(f"{text!r}: write {parts.scheme}:///absolute/path, with three slashes")
-    return parts.scheme, unquote(parts.path)
+    # Not urlsplit: it drops line ends, takes the scheme it doesn't know for a path, and raises errors of its own.
+    scheme, is_url, rest = text.partition("://")
+    scheme = scheme.lower() if is_url else ""
+    host, slash, path = rest.partition("/")
+    if scheme in ("file", "lmdb"):
+        if host not in ("", "localhost") or not slash:
+            raise ConfigInvalid(f"{text!r}: write {scheme}:///absolute/path, with three slashes")
+        if "?" in path or "#" in path:
+            raise ConfigInvalid(f"{text!r}: a ? or # of a path is written %3F or %23 in a URL")
+    place = os.fsdecode(unquote_to_bytes(os.fsencode(f"/{path}"))) if is_url else text
+    if "\x00" in place:
+        raise ConfigInvalid(f"{text!r}: a path holds no zero byte")
+    return scheme, place

@@ -43,7 +43,7 @@ async def read_marker(backend: Backend) -> Marker | None:
         return None
     try:
         marker = msgspec.json.decode(data, type=Marker)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatUnsupported(f"{MARKER_KEY} is not a marker of a store: {error}") from error
     if marker.format != FORMAT_VERSION:
         raise FormatUnsupported(

@@ -10,8 +10,9 @@ import blake3
 import msgpack
 import msgspec
 
-from blobstore.digest import Digest
-from blobstore.errors import BlobstoreError, FormatUnsupported, JournalDamaged
+from blobstore.digest import Algorithm, Digest
+from blobstore.errors import BlobstoreError, DigestInvalid, FormatUnsupported, JournalDamaged
+from blobstore.layout import SEQUENCE_MAX
 from blobstore.names import RepositoryName, TagName
 
 VERSION = 1
@@ -66,27 +67,29 @@ class References:
         """
         self._replayed += 1
         match change:
-            case ["manifest", str(repository), str(digest), str(media_type), int(pushed_at_ms)]:
+            case ["manifest", str(repository), str(digest), str(media_type), int(pushed_at_ms)] if _is_count(
+                pushed_at_ms
+            ):
                 # One that is known already is a change that a checkpoint has taken in before.
                 entry = ManifestEntry(media_type, pushed_at_ms, self._replayed)
-                self._of(repository).manifests.setdefault(Digest.parse(digest), entry)
-            case ["tag", str(repository), str(tag), str(digest), int(updated_at_ms)]:
-                target = TagTarget(Digest.parse(digest), updated_at_ms)
+                self._of(repository).manifests.setdefault(_parse_sha256(digest), entry)
+            case ["tag", str(repository), str(tag), str(digest), int(updated_at_ms)] if _is_count(updated_at_ms):
+                target = TagTarget(_parse_sha256(digest), updated_at_ms)
                 self._of(repository).tags[TagName.parse(tag)] = target
             case ["untag", str(repository), str(tag)]:
                 self._of(repository).tags.pop(TagName.parse(tag), None)
             case ["delete", str(repository), str(digest)]:
-                self._delete(self._of(repository), Digest.parse(digest))
+                self._delete(self._of(repository), _parse_sha256(digest))
             case ["orphaned", str(repository), str(digest)]:
-                self._orphan(self._of(repository), Digest.parse(digest))
+                self._orphan(self._of(repository), _parse_sha256(digest))
             case ["remove", str(repository)]:
                 self.repositories.pop(RepositoryName.parse(repository), None)
             case ["pin", str(digest)]:
-                self.pins.add(Digest.parse(digest))
+                self.pins.add(_parse_sha256(digest))
             case ["unpin", str(digest)]:
-                self.pins.discard(Digest.parse(digest))
+                self.pins.discard(_parse_sha256(digest))
             case ["alias", str(alias), str(digest)]:
-                self.aliases[Digest.parse(alias)] = Digest.parse(digest)
+                self.aliases[Digest.parse(alias)] = _parse_sha256(digest)
             case _:
                 raise FormatUnsupported(f"the journal holds a change that this version does not know: {change!r:.200}")
 
@@ -116,6 +119,19 @@ class References:
         repository.gone_at[digest] = self._replayed
         for tag in [tag for tag, target in repository.tags.items() if target.digest == digest]:
             del repository.tags[tag]
+
+
+def _parse_sha256(text: str) -> Digest:
+    """Of what the index keeps under its sha256; only an alias may be of another algorithm."""
+    digest = Digest.parse(text)
+    if digest.algorithm is not Algorithm.SHA256:
+        raise DigestInvalid(f"{text} is no sha256")
+    return digest
+
+
+def _is_count(number: int) -> bool:
+    """Whether a row of the index can hold it."""
+    return type(number) is int and 0 <= number <= SEQUENCE_MAX
 
 
 class RowEncoder:
@@ -149,7 +165,7 @@ def decode_rows(kind: str, data: bytes, where: str) -> tuple[list[Any], list[Any
     """The header (behind kind and version) and the rows of an object.
 
     Raises:
-        JournalDamaged: cut, changed, or not such an object.
+        JournalDamaged: cut, changed, or not such an object, its header without the sequence that it begins at or covers.
         FormatUnsupported: of another version.
     """
     body, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
@@ -158,14 +174,17 @@ def decode_rows(kind: str, data: bytes, where: str) -> tuple[list[Any], list[Any
     try:
         unpacker = msgpack.Unpacker(io.BytesIO(body), max_buffer_size=object_size_max_bytes)
         rows = list(unpacker)
+        is_whole = unpacker.tell() == len(body)
     except (msgpack.UnpackException, ValueError) as error:
         raise JournalDamaged(f"{where} is damaged: {error}") from error
     if len(rows) < 2 or not all(isinstance(row, list) for row in rows) or rows[0][:1] != [kind]:
         raise JournalDamaged(f"{where} is not a {kind} object")
     if rows[0][1:2] != [VERSION]:
         raise FormatUnsupported(f"{where} has version {rows[0][1:2]}; this version of blobstore knows {VERSION}")
-    if rows[-1] != ["end", len(rows) - 2]:
+    if not is_whole or rows[-1] != ["end", len(rows) - 2]:
         raise JournalDamaged(f"{where} is damaged: it does not hold the rows it says")
+    if not rows[0][2:] or not _is_count(rows[0][2]):
+        raise JournalDamaged(f"{where} is damaged: its header names no sequence")
     return rows[0][2:], rows[1:-1]
 
 

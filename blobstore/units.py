@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from fractions import Fraction
 
 from blobstore.errors import ConfigInvalid
 
@@ -32,8 +33,9 @@ def parse_size_bytes(text: str) -> int:
         ConfigInvalid: it is none of these, or not a whole number of bytes.
     """
     match = _SIZE.fullmatch(text)
-    size = Decimal(match[1]) * _BYTES[match[2]] if match is not None else None
-    if size is None or size != int(size):
+    # Fraction, as Decimal would round what has more than 28 digits.
+    size = Fraction(match[1]) * _BYTES[match[2]] if match is not None else None
+    if size is None or size.denominator != 1:
         raise ConfigInvalid(f"{text!r:.80} is not a size; write a number and KiB, MiB, GiB or TiB, such as 10GiB")
     return int(size)
 
@@ -42,7 +44,7 @@ def format_duration(seconds: float) -> str:
     """The largest unit that fits, without losing anything above a second: `24h`, `90s`, `7d`."""
     whole = int(seconds)
     if seconds != whole:
-        return f"{seconds:g}s"
+        return f"{seconds:.6f}".rstrip("0").rstrip(".") + "s"
     # Two days and more read better in days; a day is a day's hours, as policies are written.
     for unit, factor, least in (("d", 24 * 3600, 2), ("h", 3600, 1), ("m", 60, 2)):
         if whole % factor == 0 and whole >= factor * least:

@@ -87,8 +87,11 @@ class Plan(msgspec.Struct, frozen=True):
         return tuple(drop for group in self.groups for drop in group)
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
 class _WireDrop(msgspec.Struct):
-    group: int
+    group: _Count
     repository: str
     digest: str
     reason: str
@@ -96,7 +99,7 @@ class _WireDrop(msgspec.Struct):
 
 class _WireCandidate(msgspec.Struct):
     digest: str
-    size: int
+    size: _Count
     reason: Literal["unreferenced", "damaged"]
     held_until_ms: Annotated[int, msgspec.Meta(ge=0, lt=_YEAR_9999_MS)] = 0
     last_referrer: str | None = None
@@ -106,12 +109,12 @@ class _WireCandidate(msgspec.Struct):
 class _WireDue(msgspec.Struct):
     digest: str | None
     generation: str
-    size: int
+    size: _Count
 
 
 class _WireAbandoned(msgspec.Struct):
     upload: str
-    size: int
+    size: _Count
 
 
 class _WirePlan(msgspec.Struct):
@@ -129,8 +132,8 @@ class _WirePlan(msgspec.Struct):
     due: list[_WireDue]
     later: Later
     abandoned: list[_WireAbandoned]
-    untagged_kept: int
-    untagged_kept_bytes: int | None
+    untagged_kept: _Count
+    untagged_kept_bytes: _Count | None
 
 
 def encode_plan(plan: Plan) -> bytes:
@@ -182,13 +185,16 @@ def decode_plan(data: bytes) -> Plan:
         if wire.version != PLAN_VERSION:
             raise FormatUnsupported(f"a plan of version {wire.version}; this version of blobstore reads {PLAN_VERSION}")
         return _from_wire(wire)
-    except (msgspec.DecodeError, InvalidInput, UploadUnknown) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidInput, UploadUnknown) as error:
         raise FormatUnsupported(f"this is not a collection plan: {error}") from error
 
 
 def _from_wire(wire: _WirePlan) -> Plan:
     if not _RUN.fullmatch(wire.run):
         raise InvalidInput(f"run {wire.run!r:.40} at {wire.now_ms} is none that was planned")
+    counted = (*msgspec.structs.astuple(wire.totals), *msgspec.structs.astuple(wire.later))
+    if not all(0 <= number < 2**63 for number in counted):
+        raise InvalidInput("a plan counts nothing below 0 or beyond 2^63")
     groups: dict[int, list[Drop]] = {}
     for drop in wire.drops:
         key = ManifestKey(RepositoryName.parse(drop.repository), Digest.parse(drop.digest))

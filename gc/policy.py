@@ -37,8 +37,8 @@ class GcPolicy(msgspec.Struct, frozen=True):
             if not 0 <= getattr(self, name) <= 100 * 365 * 24 * 3600:
                 raise ConfigInvalid(f"{name} must be between 0 seconds and 100 years, not {getattr(self, name)}")
         for name, least in (("batch_max", 1), ("slice_max", 1), ("max_share_floor_blobs", 0)):
-            if getattr(self, name) < least:
-                raise ConfigInvalid(f"{name} must be at least {least}, not {getattr(self, name)}")
+            if not least <= getattr(self, name) < 2**31:
+                raise ConfigInvalid(f"{name} must be at least {least} and below 2^31, not {getattr(self, name)}")
         if not 0 <= self.max_share <= 1:
             raise ConfigInvalid(f"max_share must be between 0 and 1, not {self.max_share}")
 

@@ -23,7 +23,7 @@ from blobstore.layout import (
 u64 = st.integers(min_value=0, max_value=2**64 - 1)
 generations = st.builds(Generation, u64, u64)
 digests = st.binary(min_size=32, max_size=32).map(Digest.from_sha256)
-sequences = st.integers(min_value=0, max_value=10**20 - 1)
+sequences = st.integers(min_value=0, max_value=2**63 - 1)
 G = Generation(0x0123456789ABCDEF, 0x42)
 PARSERS = (parse_blob_key, parse_upload_key, parse_journal_key, parse_checkpoint_key)
 

@@ -39,7 +39,7 @@ ROWS = [
     (records.DROPPED, records.DroppedRow("a/b", "type", "untagged"), "9401a3612f62a474797065a8756e746167676564"),
     (records.IDENTITY, records.IdentityRow("store", "index"), "9301a573746f7265a5696e646578"),
     (records.TOTALS, records.TotalsRow(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), "9b010102030405060708090a"),
-    (records.TOTALS, records.TotalsRow(), "9b0100000000000000000000"),
+    (records.TOTALS, records.TotalsRow.zero(), "9b0100000000000000000000"),
 ]
 # fmt: on
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, Self, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from blobstore.digest import Algorithm, Digest
-from blobstore.errors import FormatUnsupported
+from blobstore.errors import FormatUnsupported, IndexDamaged
 
 NO_REPOSITORY = 0
 """The repository id of pins, and of holds whose repository let go of them."""
@@ -31,87 +32,96 @@ STATE_PRESENT, STATE_CONDEMNED, STATE_SUSPECT = 0, 1, 2
 TRASH_WAITING, TRASH_RETIRING = 0, 1
 
 
-class BlobRow(msgspec.Struct, array_like=True, tag=1):
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""Bytes, rows, or milliseconds since 1970."""
+Raw = Annotated[bytes, Meta(min_length=32, max_length=32)]
+"""A hash of 32 bytes: a sha256, or a blake3 beside it."""
+DigestKey = Annotated[bytes, Meta(min_length=33, max_length=65)]
+"""See `digest_key`."""
+GenerationKey = Annotated[bytes, Meta(min_length=16, max_length=16)]
+
+
+class BlobRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, tag=1):
     """`names` is empty where the bytes lie under the name that digest and generation give."""
 
-    state: int
-    generation: bytes
-    size: int
-    blake3: bytes | None
+    state: Annotated[int, Meta(ge=0, le=2)]
+    generation: GenerationKey
+    size: Count
+    blake3: Raw | None
     names: list[str]
-    aliases: list[bytes]
+    aliases: list[DigestKey]
 
 
-class RepositoryRow(msgspec.Struct, array_like=True, tag=1):
+class RepositoryRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, tag=1):
     """The short id that stands for a name in keys, and since and until when bytes have been arriving."""
 
-    id: int
-    since_ms: int
-    until_ms: int
+    id: Annotated[int, Meta(ge=0, lt=2**32)]
+    since_ms: Count
+    until_ms: Count
 
 
-class ManifestRow(msgspec.Struct, array_like=True, tag=1):
+class ManifestRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, tag=1):
     """`loose_at_ms` is its place in LOOSE_BY_TIME, 0 for none."""
 
     media_type: str
     artifact_type: str | None
-    subject: bytes | None
-    size: int
-    pushed_at_ms: int
-    lost_at_ms: int
-    loose_at_ms: int
-    tag_count: int
+    subject: DigestKey | None
+    size: Count
+    pushed_at_ms: Count
+    lost_at_ms: Count
+    loose_at_ms: Count
+    tag_count: Count
     is_subject_gone: bool
 
 
-class TagRow(msgspec.Struct, array_like=True, tag=1):
+class TagRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, tag=1):
     """What a tag names, and since when."""
 
-    digest: bytes
-    updated_at_ms: int
+    digest: Raw
+    updated_at_ms: Count
 
 
-class HoldRow(msgspec.Struct, array_like=True, tag=1):
+class HoldRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, tag=1):
     """`last_referrer` is the MANIFESTS key of the manifest whose going made this hold."""
 
-    renewed_at_ms: int
-    last_referrer: bytes | None
+    renewed_at_ms: Count
+    last_referrer: Annotated[bytes, Meta(min_length=36, max_length=36)] | None
 
 
-class IntentRow(msgspec.Struct, array_like=True, tag=1):
+class IntentRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, tag=1):
     """See abc.records.Intent."""
 
-    generation: bytes
+    generation: GenerationKey
     repository: str | None
     names: list[str]
-    offset: int
+    offset: Count
     hash_state: bytes | None
     boot: str
-    renewed_at_ms: int
+    renewed_at_ms: Count
 
 
-class TrashRow(msgspec.Struct, array_like=True, tag=1):
+class TrashRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, tag=1):
     """`due_ms` is its place in TRASH_BY_TIME: its time, or 0 when it is retiring."""
 
-    digest: bytes | None
+    digest: Raw | None
     names: list[str]
-    size: int
-    not_before_ms: int
-    state: int
+    size: Count
+    not_before_ms: Count
+    state: Annotated[int, Meta(ge=0, le=1)]
     why: str
     run: str | None
 
 
-class RunRow(msgspec.Struct, array_like=True, tag=1):
+class RunRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, tag=1):
     """A collection; `report` is JSON."""
 
     run: str
-    started_at_ms: int
-    finished_at_ms: int
+    started_at_ms: Count
+    finished_at_ms: Count
     report: bytes
 
 
-class DroppedRow(msgspec.Struct, array_like=True, tag=1):
+class DroppedRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, tag=1):
     """A manifest record that a run dropped."""
 
     repository: str
@@ -119,26 +129,31 @@ class DroppedRow(msgspec.Struct, array_like=True, tag=1):
     reason: str
 
 
-class IdentityRow(msgspec.Struct, array_like=True, tag=1):
+class IdentityRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, tag=1):
     """Whose index this is."""
 
     store_id: str
     index_id: str
 
 
-class TotalsRow(msgspec.Struct, array_like=True, tag=1):
+class TotalsRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True, tag=1):
     """Counters; see abc.records.Totals."""
 
-    present_blobs: int = 0
-    present_bytes: int = 0
-    unreferenced_blobs: int = 0
-    unreferenced_bytes: int = 0
-    condemned_blobs: int = 0
-    condemned_bytes: int = 0
-    suspect_blobs: int = 0
-    suspect_bytes: int = 0
-    pushed_bytes: int = 0
-    freed_bytes: int = 0
+    present_blobs: int
+    present_bytes: int
+    unreferenced_blobs: int
+    unreferenced_bytes: int
+    condemned_blobs: int
+    condemned_bytes: int
+    suspect_blobs: int
+    suspect_bytes: int
+    pushed_bytes: int
+    freed_bytes: int
+
+    @classmethod
+    def zero(cls) -> Self:
+        """Of an index that holds nothing. Not as defaults: a row that was cut would be taken for one of zeros."""
+        return cls(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 Row = TypeVar("Row", bound=msgspec.Struct)
@@ -165,11 +180,11 @@ class RowDecoder(Generic[Row]):
         """The row that `value` encodes.
 
         Raises:
-            FormatUnsupported: it is of another version.
+            FormatUnsupported: it is of another version, or holds what this one never wrote.
         """
         try:
             return self._decode(value)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FormatUnsupported(
                 f"the index holds a {self._kind} that this version can't read ({error}); "
                 "open the store with the version that wrote it, or run `blobstore index rebuild`"
@@ -220,5 +235,12 @@ def digest_key(digest: Digest) -> bytes:
 
 
 def digest_from_key(key: bytes) -> Digest:
-    """The digest of `digest_key`."""
-    return Digest(_ALGORITHMS[key[0]], key[1:])
+    """The digest of `digest_key`.
+
+    Raises:
+        IndexDamaged: the key is none.
+    """
+    algorithm = _ALGORITHMS.get(key[0]) if key else None
+    if algorithm is None or len(key) != 1 + algorithm.size_bytes:
+        raise IndexDamaged(f"{key.hex():.140} is no digest, where the index should hold one")
+    return Digest(algorithm, key[1:])

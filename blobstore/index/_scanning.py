@@ -38,7 +38,7 @@ _LAPSED_SEEN_MAX = 50_000
 def totals(tx: Transaction) -> Totals:
     """Counters, read at once."""
     stored = tx.get(Table.META, records.META_TOTALS)
-    row = records.TOTALS.decode(stored) if stored else records.TotalsRow()
+    row = records.TOTALS.decode(stored) if stored else records.TotalsRow.zero()
     return Totals(
         **{name: getattr(row, name) for name in row.__struct_fields__},
         manifests=tx.count(Table.MANIFESTS),

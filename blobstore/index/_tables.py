@@ -103,7 +103,7 @@ class Transaction(abc.ABC):
         if not changed:
             return
         stored = self.get(Table.META, records.META_TOTALS)
-        row = records.TOTALS.decode(stored) if stored else records.TotalsRow()
+        row = records.TOTALS.decode(stored) if stored else records.TotalsRow.zero()
         for name, delta in changed.items():
             setattr(row, name, getattr(row, name) + delta)
         self.put(Table.META, records.META_TOTALS, records.encode(row))

@@ -172,7 +172,7 @@ def _repositories(tx: Transaction) -> Iterator[str]:
 
 def _totals(tx: Transaction) -> Iterator[str]:
     stored = tx.get(Table.META, records.META_TOTALS)
-    totals = records.TOTALS.decode(stored) if stored else records.TotalsRow()
+    totals = records.TOTALS.decode(stored) if stored else records.TotalsRow.zero()
     counted: dict[str, int] = defaultdict(int)
     for raw, value in _rows(tx, Table.BLOBS):
         row = records.BLOB.decode(value)
