@@ -39,11 +39,11 @@ def parse_store_url(text: str) -> FilesystemLocation:
     if not text:
         raise ConfigInvalid("the store's URL is empty; give a path, or file:///path")
     scheme, path = _split(text)
-    if scheme in ("", "file"):
+    if scheme in (None, "file"):
         return FilesystemLocation(os.path.abspath(path))
     if scheme in _LATER:
         raise ConfigInvalid(f"{text!r}: this version has no {_LATER[scheme]} backend; use a path or file:///path")
-    raise ConfigInvalid(f"{text!r}: {scheme}:// is no kind of store; use a path or file:///path")
+    raise ConfigInvalid(f"{text!r:.300} is no kind of store; use a path or file:///path")
 
 
 def parse_index_url(text: str) -> LmdbLocation:
@@ -53,15 +53,16 @@ def parse_index_url(text: str) -> LmdbLocation:
         ConfigInvalid: of a kind unknown or not supported by this version.
     """
     scheme, path = _split(text)
-    if scheme not in ("", "lmdb") or not path:
+    if scheme not in (None, "lmdb") or not path:
         raise ConfigInvalid(f"{text!r} is no index; use lmdb:///path")
     return LmdbLocation(os.path.abspath(path))
 
 
-def _split(text: str) -> tuple[str, str]:
+def _split(text: str) -> tuple[str | None, str]:
+    """A URL's scheme and path; for a plain path, which has no scheme, None and the path itself."""
     # Not urlsplit: it drops line ends, takes the scheme it doesn't know for a path, and raises errors of its own.
-    scheme, is_url, rest = text.partition("://")
-    scheme = scheme.lower() if is_url else ""
+    named, is_url, rest = text.partition("://")
+    scheme = named.lower() if is_url else None
     host, slash, path = rest.partition("/")
     if scheme in ("file", "lmdb"):
         if host not in ("", "localhost") or not slash:
