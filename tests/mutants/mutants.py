@@ -1,0 +1,11 @@
+"""All mutants, in the order in which the protocol meets what they break."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+from tests.mutants.of_pushes import PUSHES
+from tests.mutants.of_the_collector import COLLECTOR
+from tests.mutants.of_the_disk import DISK
+from tests.mutants.of_the_journal import JOURNAL
+
+MUTANTS: tuple[Mutant, ...] = (*DISK, *PUSHES, *COLLECTOR, *JOURNAL)
