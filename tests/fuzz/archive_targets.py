@@ -101,10 +101,12 @@ def check_plan(source: Source, plan: Plan) -> None:
                 body = content.read(0, content.size_bytes)
             assert len(body) == descriptor.size_bytes
             assert Digest.of(body, descriptor.digest.algorithm) == descriptor.digest
-            for reference in parse_manifest(body, descriptor.media_type).references:
-                assert reference.kind == "foreign" or reference.digest in (
-                    put if reference.kind == "manifest" else plan.blobs
-                )
+            manifest = parse_manifest(body, descriptor.media_type)
+            for reference in manifest.references:
+                needed = put if reference.kind == "manifest" else plan.blobs
+                assert reference.kind == "foreign" or reference.digest in needed
+            for child in (*manifest.layers, *manifest.manifests, *filter(None, [manifest.config])):
+                assert source.size_of(child.digest) in (child.size_bytes, None)
         put |= {descriptor.digest for descriptor in level}
     for digest, size_bytes in plan.blobs.items():
         assert source.size_of(digest) == size_bytes
@@ -188,6 +190,8 @@ OCI_LAYOUT_SEEDS = [
         b"{}", _image(0), _image(0, 0), _listed(_described(OCI_MANIFEST, 1, **_ARM), _described(OCI_MANIFEST, 2, **_UNKNOWN)),
         _listed(_described(OCI_INDEX, 3, **_NAMED), _described("other", 0)),
     ),
+    _joined(b"{}", b"layer", _image(0, 1), _listed(_described(OCI_MANIFEST, 2, size="#1"))),
+    _joined(b"{}", b"layer", _image(0, 1) | {"config": _described("c", 0, size="#1")}, _listed(_described(OCI_MANIFEST, 2))),
     _joined(b"{}", _image(0), _listed(_described(OCI_MANIFEST, 1), _ABSENT), _listed(_described(OCI_INDEX, 2))),
     _joined(
         b"{}", _image(0), _image(0, subject=_described(OCI_MANIFEST, 1)),
@@ -198,6 +202,7 @@ _DOCKER_CONFIG = {"rootfs": {"type": "layers", "diff_ids": ["@0", "@1"]}}
 DOCKER_ARCHIVE_SEEDS = [
     _joined(b"one", b"two", _DOCKER_CONFIG, [{"Config": "2", "RepoTags": ["a:1", "b/c:2"], "Layers": ["0", "./1"]}]),
     _joined(b"one", b"->0", _DOCKER_CONFIG, [{"Config": "2", "RepoTags": None, "Layers": ["0", "1"]}]),
+    _joined(b"one", b"two", _DOCKER_CONFIG, [{"Config": "2", "Layers": ["0"]}]),
     _joined(b"->1", b"->0", _DOCKER_CONFIG, [{"Config": "2", "Layers": ["../0", "1"]}]),
     _joined(b"\x1f\x8b", b"->/etc/passwd", _DOCKER_CONFIG, [{"Config": "2", "Layers": ["0", "1"]}] * 2),
 ]
@@ -223,7 +228,9 @@ TAR_SEEDS = [
     _tar(*_layout_members()),
     _tar(("x", _PAX), ("y", b"abc"), flags=b"x0"),
     _tar(("x", b"long/name\x00"), ("x", b"target\x00"), ("y", b""), magic=b"ustar  \x00", flags=b"LK2"),
-    _tar(("a", b"1"), ("a", b"2"), ("d/", b""), ("../e", b""), flags=b"0050"),
+    _tar(("d/", b""), ("./a", b"1"), ("a", b"1"), ("a", b"2"), flags=b"5"),
+    _tar(("../e", b"")),
+    _tar(("/e", b"")),
     _tar((MANIFEST_FILE, b'[{"Config":"c","Layers":["l"]}]'), ("c", b'{"rootfs":{"diff_ids":["x"]}}'), ("l", b"->c")),
     b"\x00\x1f\x8b" + bytes(_BLOCK),
 ]

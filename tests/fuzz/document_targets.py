@@ -145,7 +145,7 @@ MANIFEST_SEEDS = [
     _seed(OCI_INDEX, {**_INDEX, "mediaType": OCI_INDEX}),
     _seed(DOCKER_MANIFEST, {**_IMAGE, "mediaType": DOCKER_MANIFEST}),
     _seed(DOCKER_LIST, {**_INDEX, "mediaType": DOCKER_LIST}),
-    _seed(None, {**_IMAGE, **_INDEX}),
+    *(_seed(sent_as, {**_IMAGE, **_INDEX, "mediaType": sent_as}) for sent_as in SENT_AS[:5]),
     _seed(None, {"schemaVersion": 2, "config": _CONFIG, "layers": [_described("t", f"{n:x}") for n in range(16)]}),
     _seed(None, {**_IMAGE, "x": [[[[{"a": "\ud800"}]]]]}),
 ]
