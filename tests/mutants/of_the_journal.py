@@ -181,11 +181,19 @@ JOURNAL = (
         saved_by="the hold that a rebuild gives to all it found",
     ),
     Mutant(
-        "index-read-before-listing",
+        "index-read-first-and-trusted",
         "Reconciling reads the index, then lists the backend, and trusts that: a new blob looks like an orphan.",
         "I1",
         (*_INDEX_BEFORE_LISTING, _ORPHANS_NOT_JUDGED_AGAIN),
         _PUBLISHED_WHILE_LISTING,
+    ),
+    Mutant(
+        "index-read-first",
+        "Reconciling reads the index, then lists the backend; what it takes for orphans is judged again.",
+        "I1",
+        _INDEX_BEFORE_LISTING,
+        _PUBLISHED_WHILE_LISTING,
+        saved_by="the transaction that puts orphans into the trash",
     ),
     Mutant(
         "orphans-not-judged-again",

@@ -60,7 +60,7 @@ def copy_project(to: Path, mutant: Mutant | None = None) -> Path:
         source = PROJECT / part
         if source.is_dir():
             # With the compiled files, which are right as long as the times of their sources are copied too.
-            shutil.copytree(source, to / part, symlinks=True)
+            shutil.copytree(source, to / part, symlinks=True, ignore=shutil.ignore_patterns("*.pyc.*"))
         else:
             shutil.copy2(source, to / part)
     if mutant is not None:
