@@ -33,28 +33,33 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"seed {arguments.seed}", flush=True)
     ledger = Ledger("fuzz", goal=EXECUTIONS_EACH * len(TARGETS), unit="executions")
+    waiting, broken = list(arguments.only or TARGETS), list[str]()
     try:
-        broken = [name for name in arguments.only or TARGETS if not _fuzz(name, ledger, arguments.seed)]
+        # In turns, so that a run that is stopped has tried all of them.
+        while waiting := [name for name in waiting if name not in broken and _left(name, ledger) > 0]:
+            broken += [name for name in waiting if not _fuzz(name, ledger, arguments.seed)]
     except KeyboardInterrupt:
-        broken = []
         print("stopped; run it again to go on")
     print(ledger)
     return 1 if broken else 0
 
 
+def _left(name: str, ledger: Ledger) -> int:
+    return EXECUTIONS_EACH - int(ledger.figures.get(name, 0))
+
+
 def _fuzz(name: str, ledger: Ledger, seed: int) -> bool:
-    """Bring one target to its goal; False if an input broke it."""
-    while (left := EXECUTIONS_EACH - int(ledger.figures.get(name, 0))) > 0:
-        began = time.monotonic()
-        outcome = run(name, min(left, _ROUND), seed + left // _ROUND, FOLDER / "fuzz" / name)
-        if outcome.broken_by is not None:
-            print(describe(name, outcome), flush=True)
-            return False
-        counted = min(outcome.executions, left)
-        ledger.add(counted, **{name: counted})
-        ledger.save()
-        speed = outcome.executions / (time.monotonic() - began)
-        print(f"{name}: {ledger.figures[name]:,} of {EXECUTIONS_EACH:,}, {speed:,.0f} a second", flush=True)
+    """One round of a target; False if an input broke it."""
+    began, left = time.monotonic(), _left(name, ledger)
+    outcome = run(name, min(left, _ROUND), seed + left // _ROUND, FOLDER / "fuzz" / name)
+    if outcome.broken_by is not None:
+        print(describe(name, outcome), flush=True)
+        return False
+    counted = min(outcome.executions, left)
+    ledger.add(counted, **{name: counted})
+    ledger.save()
+    speed = outcome.executions / (time.monotonic() - began)
+    print(f"{name}: {ledger.figures[name]:,} of {EXECUTIONS_EACH:,}, {speed:,.0f} a second", flush=True)
     return True
 
 

@@ -13,11 +13,11 @@ from tests.fuzz.targets import TARGETS
 
 PROJECT = Path(__file__).parent.parent.parent
 
-input_seconds_max = 5
+input_seconds_max = 9
 resident_max_mib = 768
 
 _EXECUTED = re.compile(r"^stat::number_of_executed_units:\s*(\d+)", re.MULTILINE)
-_FAILURES = ("crash-*", "timeout-*", "oom-*", "leak-*")
+_WRITTEN = re.compile(r"Test unit written to (\S+)$", re.MULTILINE)
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -29,7 +29,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def run(name: str, executions: int, seed: int, folder: Path) -> Outcome:
-    """Fuzz a target. Inputs that reached new code stay in `folder`/corpus, so that the next run goes on from them.
+    """Fuzz a target. Inputs that reached new code stay in `folder`/corpus, so that the next run goes on from them; one that broke
+    it stays in `folder`/found and is tried again first, until it breaks it no more.
 
     A process that is told to stop takes its child along; one that is killed leaves a child that ends by itself.
     """
@@ -41,7 +42,7 @@ def run(name: str, executions: int, seed: int, folder: Path) -> Outcome:
     command = [
         sys.executable, "-m", "tests.fuzz.child", name, f"-runs={executions}", f"-seed={seed}",
         f"-max_len={TARGETS[name].size_max_bytes}", f"-timeout={input_seconds_max}", f"-rss_limit_mb={resident_max_mib}",
-        f"-artifact_prefix={found}/", "-print_final_stats=1", "-verbosity=1", str(corpus),
+        f"-artifact_prefix={found}/", "-print_final_stats=1", "-verbosity=1", str(corpus), str(found),
     ]  # fmt: skip
     with subprocess.Popen(
         command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -52,10 +53,15 @@ def run(name: str, executions: int, seed: int, folder: Path) -> Outcome:
             child.kill()
             raise
     executed = _EXECUTED.search(output)
-    broken_by = next((path for pattern in _FAILURES for path in sorted(found.glob(pattern))), None)
-    if broken_by is None and (child.returncode != 0 or executed is None):
+    written = _WRITTEN.search(output)
+    if child.returncode == 0 and executed is not None:
+        for path in found.iterdir():
+            path.unlink()
+    elif written is None:
         raise RuntimeError(f"the child that fuzzes {name} ended with {child.returncode}:\n{output[-4000:]}")
-    return Outcome(int(executed[1]) if executed is not None else 0, broken_by, output)
+    return Outcome(
+        int(executed[1]) if executed is not None else 0, Path(written[1]) if written is not None else None, output
+    )
 
 
 def describe(name: str, outcome: Outcome) -> str:
