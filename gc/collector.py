@@ -277,9 +277,10 @@ class Collector:
             raise CollectionRefused(doubt.refusal)
 
     async def _doubt_of_time(self, policy: GcPolicy) -> _Doubt | None:
+        # The index first, then the clock: else, to one that stood still in between, time would seem to have gone back.
+        guards = await self._index.guards()
         now_ms = self._clock.now_ms()
         drift_ms = (now_ms - self._clock_start_ms[0]) - (self._clock.monotonic_ms() - self._clock_start_ms[1])
-        guards = await self._index.guards()
         limit_ms = int(policy.clock_jump_max_s * 1000)
         is_jump = abs(drift_ms) > limit_ms or now_ms < guards.clock_high_ms - limit_ms
         quiet_since_ms = now_ms if is_jump else guards.quiet_since_ms

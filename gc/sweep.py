@@ -71,12 +71,15 @@ async def sweep_lapsed(index: Index, marked: Marked, policy: GcPolicy, now_ms: i
 async def _sweep_let_go(index: Index, marked: Marked, policy: GcPolicy, now_ms: int, swept: Swept) -> None:
     """The blobs that only records of this plan's drops keep."""
     is_at_once = policy.terms.term_ms == 0
-    dying = {drop.key for group in marked.groups for drop in group}
+    # In the order of the plan, not of a set: so that the same run does the same things in the same order.
+    dying = dict.fromkeys(drop.key for group in marked.groups for drop in group)
     seen: set[Digest] = set()
     for key in dying:
-        for digest in {key.digest, *await index.list_children(key)} - seen:
+        for digest in (key.digest, *await index.list_children(key)):
+            if digest in seen:
+                continue
             seen.add(digest)
-            if not dying.issuperset(await index.list_parents(digest, len(dying) + 1)):
+            if not dying.keys() >= set(await index.list_parents(digest, len(dying) + 1)):
                 continue
             for standing in await index.standings([digest], now_ms, policy.terms):
                 if is_at_once:
