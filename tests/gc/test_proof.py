@@ -7,16 +7,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from blobstore.abc.backend import ObjectInfo
-from blobstore.abc.records import BlobState, Trash, TrashState
+from blobstore.abc.records import BlobState, CommitOutcome, Content, Trash, TrashState
 from blobstore.digest import Digest
 from blobstore.errors import BlobUnknown, ForeignStore, StoreFrozen
 from blobstore.gc import GcPolicy
+from blobstore.index import _collecting
 from blobstore.layout import MARKER_KEY, blob_key
-from blobstore.names import UploadId
+from blobstore.names import RepositoryName, UploadId
 from blobstore.reconcile import find_orphans
 from blobstore.testing.fakes import image
 from blobstore.testing.invariants import find_broken
-from tests.gc.scene import AT_ONCE, Bench
+from tests.gc.scene import AT_ONCE, DAY_MS, Bench
 
 
 def before(bench: Bench, verb: str, event: Callable[[], Awaitable[object]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,3 +152,87 @@ async def test_a_suspect_that_was_let_go_never_comes_back(bench: Bench) -> None:
     await bench.push(image(b"damaged"), "one")
     assert (await bench.collect(AT_ONCE)).freed_blobs == 0
     assert await find_broken(bench.store) == []
+
+
+# What a sweep over every condition of the engine found untested
+
+
+async def test_undo_brings_a_lone_blob_back_at_once(bench: Bench) -> None:
+    """Present, with no trash row left, whatever becomes of its hold."""
+    await bench.push_blob(b"lone")
+    report = await bench.collect(GcPolicy(grace_s=0))
+    await bench.collector().undo(report.plan.run)
+    found = await bench.store.index.find_blob(Digest.of(b"lone"))
+    assert found is not None
+    assert found.state is BlobState.PRESENT
+    assert (await bench.store.totals()).trash == 0
+    assert await find_broken(bench.store) == []
+
+
+async def test_a_commit_said_twice_revives_what_was_condemned_between(bench: Bench) -> None:
+    """The first answer was lost, the bytes were condemned, the commit is sent again: it is a yes."""
+    index, now_ms = bench.store.index, bench.clock.now_ms()
+    intent = await index.start_upload(UploadId.random(), RepositoryName("app"), None, now_ms, "")
+    content = Content(Digest.of(b"twice"), 5)
+    names = [blob_key(content.digest, intent.generation)]
+    await bench.store.backend.put_new(names[0], b"twice")
+    await index.commit_blob(intent, content, names, now_ms, is_pinned=False)
+    await bench.collect(GcPolicy(grace_s=0))
+    bench.clock.advance(1)
+    again = await index.commit_blob(intent, content, names, bench.clock.now_ms(), is_pinned=False)
+    found = await index.find_blob(content.digest)
+    assert found is not None
+    assert (again.outcome, found.state) == (CommitOutcome.DUPLICATE, BlobState.PRESENT)
+    assert await find_broken(bench.store) == []
+
+
+async def test_activity_after_a_pause_brings_no_promise_back(bench: Bench) -> None:
+    """A hold that lapsed while nothing arrived stays lapsed when its repository is written to again."""
+    await bench.push_blob(b"old")
+    await _write_for_a_while(bench)
+    bench.clock.advance(3 * DAY_MS)
+    await _write_for_a_while(bench)
+    assert (await bench.collect(GcPolicy())).condemned_blobs == 1
+
+
+async def _write_for_a_while(bench: Bench) -> None:
+    async with bench.store.repository("app").open_upload() as upload:
+        await upload.write(b"some")
+        bench.clock.advance(2 * 60_000)
+        await upload.write(b"more")
+        await upload.cancel()
+
+
+async def test_a_record_deleted_since_the_plan_is_left_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run goes on with the others."""
+    going = [await bench.push_image(b"config %d" % number, []) for number in range(2)]
+    repository = bench.store.repository("app")
+    before(bench, "drop_manifests", lambda: repository.delete_manifest(going[0].digest), monkeypatch)
+    assert (await bench.collector().run()).dropped_manifests == 1
+    assert await find_broken(bench.store) == []
+
+
+async def test_only_the_lapsed_hold_of_a_held_blob_is_swept(bench: Bench) -> None:
+    """However many a transaction takes."""
+    for number in range(5):
+        await bench.push_blob(b"blob %d" % number, "old")
+    bench.clock.advance(2 * DAY_MS)
+    for number in range(5):
+        await bench.push_blob(b"blob %d" % number, "young")
+    await bench.collect(GcPolicy(batch_max=2))
+    for number in range(5):
+        holds = await bench.store.index.list_holds(Digest.of(b"blob %d" % number))
+        assert [hold.repository for hold in holds] == ["young"]
+
+
+async def test_the_oldest_runs_are_forgotten(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what undo would need of them."""
+    monkeypatch.setattr(_collecting, "runs_kept_max", 2)
+    runs = []
+    for number in range(4):
+        await bench.push_image(b"config %d" % number, [])
+        runs.append((await bench.collect()).plan.run)
+        bench.clock.advance(1)
+    assert [record.run for record in await bench.store.index.list_runs(10)] == runs[:1:-1]
+    dropped = [len(await bench.store.index.list_dropped(run)) for run in runs]
+    assert dropped == [0, 0, 1, 1]
