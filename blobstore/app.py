@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.clock import Clock, SystemClock, iso_utc, random_hex
-from blobstore.durable import make_directories, sync_directory
+from blobstore.durable import is_there, make_directories, storage_errors, sync_directory
 from blobstore.errors import StoreUnknown
 from blobstore.events import EventSink, discard
 from blobstore.gc import Collector, GcPolicy
@@ -98,7 +98,8 @@ async def rebuild_index(
     try:
         if await read_marker(backend) is None:
             raise StoreUnknown(f"there is no store at {backend.location}")
-        await asyncio.to_thread(make_directories, os.path.dirname(path))
+        with storage_errors(f"make a directory for the index {path}"):
+            await asyncio.to_thread(make_directories, os.path.dirname(path))
         async with exclusive_lock(path):
             # What an earlier rebuild left when it died.
             await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
@@ -109,7 +110,8 @@ async def rebuild_index(
             finally:
                 await new.aclose()
             when = iso_utc(clock.now_ms()).replace(":", "")
-            await asyncio.to_thread(_swap, path, fresh, f"{when}-{random_hex(4)}")
+            with storage_errors(f"put the new index in its place at {path}"):
+                await asyncio.to_thread(_swap, path, fresh, f"{when}-{random_hex(4)}")
             await finish(backend, identity)
     finally:
         await backend.aclose()
@@ -117,7 +119,7 @@ async def rebuild_index(
 
 
 def _swap(path: str, fresh: str, when: str) -> None:
-    if os.path.exists(path):
+    if is_there(path):
         aside = f"{path}.old-{when}"
         os.rename(path, aside)
         with contextlib.suppress(FileNotFoundError):

@@ -1,11 +1,40 @@
-"""Making names in a directory durable, for whoever creates or renames a file."""
+"""Names in a directory: made durable, looked for; and what is said when the operating system fails."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+from collections.abc import Iterator
+
+from blobstore.errors import StorageFailed, StorageFull
 
 DIRECTORY_MODE = 0o700
+
+
+def storage_failed(doing: str, error: OSError) -> StorageFailed:
+    """Our error for one of the operating system, saying what was being done."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(f"{doing}: {error.strerror}; free some space or run a collection")
+    return StorageFailed(f"{doing}: {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def storage_errors(doing: str) -> Iterator[None]:
+    """Turn OSError into our error."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_failed(doing, error) from error
+
+
+def is_there(path: str) -> bool:
+    """Whether there is anything under a name. Where that can't be told it raises; os.path.exists would say no. Blocks."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def sync_directory(path: str) -> None:

@@ -92,19 +92,23 @@ class Journal:
         pieces = [encoder.header("journal", first, last)]
         pieces += [encoder.row([row.sequence, msgpack.unpackb(row.payload)]) for row in rows]
         data = b"".join([*pieces, encoder.end()])
-        key = journal_key(first, last, self._index.unrecorded_generation())
         try:
-            is_new = await self._backend.put_new(key, data)
+            await self._put_rows(first, last, data)
         except StorageFull:
-            # What is being journaled may be the very delete that makes room.
+            # What is being journaled may be the very delete that makes room. Under a new name: the other may be there by now,
+            # and not durable.
             await self._index.release_reserve()
-            is_new = await self._backend.put_new(key, data)
-        assert is_new, f"{key} was written before"
+            await self._put_rows(first, last, data)
         self._flushed = last
         self._objects_since_checkpoint += 1
         if self._flushed - self._trimmed >= TRIM_EVERY_ROWS:
             await self._index.trim_outbox(self._flushed)
             self._trimmed = self._flushed
+
+    async def _put_rows(self, first: int, last: int, data: bytes) -> None:
+        key = journal_key(first, last, self._index.unrecorded_generation())
+        is_new = await self._backend.put_new(key, data)
+        assert is_new, f"{key} was written before"
 
     async def checkpoint_if_long(self) -> None:
         """Write a checkpoint if many journal objects, of whichever process, have gathered."""

@@ -1,16 +1,30 @@
-"""Bounded threads for blocking work, and lanes: work in them that must keep its order."""
+"""Bounded threads for blocking work, lanes, which are work in them that must keep its order, and groups of tasks."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """A group of tasks whose first error ends the others and is raised by itself: callers are told one of ours, no group."""
+    first: BaseException | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as failed:
+        first = failed.exceptions[0]
+    if first is not None:
+        raise first
 
 
 class WorkerPool:

@@ -14,7 +14,7 @@ from blobstore.abc.paging import every
 from blobstore.abc.records import Blob, BlobState, IndexIdentity, ManifestKey, Trash, TrashState
 from blobstore.clock import Clock, random_hex
 from blobstore.digest import Digest
-from blobstore.errors import BlobstoreError, KeyUnknown, StoreUnknown
+from blobstore.errors import Damaged, InvalidInput, KeyUnknown, ManifestUnknown, StoreUnknown
 from blobstore.events import EventSink, Progress, discard
 from blobstore.generation import Generation
 from blobstore.journal import Journal, list_journal, recover
@@ -29,6 +29,7 @@ from blobstore.layout import (
 from blobstore.manifest import Manifest, parse_manifest
 from blobstore.marker import new_marker, read_marker, replace_marker
 from blobstore.names import RepositoryName
+from blobstore.pool import task_group
 from blobstore.promises import GRACE_S_DEFAULT
 from blobstore.references import ManifestEntry, References
 
@@ -182,7 +183,7 @@ class _Rebuild:
                 try:
                     await self._index.restore_tag(key, tag, target.updated_at_ms)
                     self.report.tags += 1
-                except BlobstoreError as error:
+                except ManifestUnknown as error:
                     self.report.problems.append(f"tag {name}:{tag} is lost: {error}")
         for digest in references.pins:
             if await self._index.find_blob(digest) is None:
@@ -204,20 +205,15 @@ class _Rebuild:
             async with limit:
                 await self._restore_manifest(ManifestKey(name, digest), entry, references)
 
-        async with asyncio.TaskGroup() as group:
+        async with task_group() as group:
             for digest, entry in repository.manifests.items():
                 group.create_task(restore(digest, entry))
 
     async def _restore_manifest(self, key: ManifestKey, entry: ManifestEntry, references: References) -> None:
         try:
-            blob = await self._index.find_blob(key.digest)
-            if blob is None:
-                raise KeyUnknown("its bytes are not there")
-            body = await read_all(self._backend, blob.names[0])
-            manifest = parse_manifest(body, entry.media_type)
-            if manifest.digest != key.digest:
-                raise KeyUnknown("its bytes are damaged")
-        except BlobstoreError as error:
+            manifest = await self._read_manifest(key.digest, entry)
+        except (KeyUnknown, InvalidInput, Damaged) as error:
+            # And nothing else: bytes that could not be read this time are not lost, the next try may read them.
             self.report.problems.append(f"manifest {key} is lost: {error}")
             return
         is_gone = manifest.subject is not None and references.is_subject_gone(
@@ -230,6 +226,15 @@ class _Rebuild:
         self.report.problems += [f"{digest}, which {key} refers to, is lost; push it again" for digest in lost]
         self.report.manifests += 1
         self._events(Progress("manifests", self.report.manifests, 0))
+
+    async def _read_manifest(self, digest: Digest, entry: ManifestEntry) -> Manifest:
+        blob = await self._index.find_blob(digest)
+        if blob is None:
+            raise KeyUnknown("its bytes are not there")
+        manifest = parse_manifest(await read_all(self._backend, blob.names[0]), entry.media_type)
+        if manifest.digest != digest:
+            raise KeyUnknown("its bytes are damaged")
+        return manifest
 
     async def _restore_lost_aliases(self, manifest: Manifest, references: References) -> None:
         """What a manifest names by another algorithm and is lost: its sha256 is known, so that a push can heal it."""

@@ -16,6 +16,7 @@ from blobstore.digest import Digest
 from blobstore.errors import IndexDamaged, KeyUnknown
 from blobstore.events import Alarm, EventSink, Progress, discard
 from blobstore.layout import BLOBS_PREFIX, UPLOADS_PREFIX, parse_blob_key, parse_upload_key
+from blobstore.pool import task_group
 
 PAGE = 1000
 STATS_AT_ONCE_MAX = 16
@@ -176,6 +177,6 @@ async def _sizes(backend: Backend, blobs: Sequence[Blob]) -> list[tuple[Blob, in
             except KeyUnknown:
                 return None
 
-    async with asyncio.TaskGroup() as group:
+    async with task_group() as group:
         tasks = [group.create_task(size(blob)) for blob in blobs]
     return [(blob, task.result()) for blob, task in zip(blobs, tasks, strict=True)]

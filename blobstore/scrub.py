@@ -12,6 +12,7 @@ from blobstore.digest import Digest
 from blobstore.errors import BlobDamaged, BlobUnknown
 from blobstore.events import Progress
 from blobstore.parts import Parts
+from blobstore.pool import task_group
 from blobstore.readers import open_blob
 from blobstore.reconcile import PAGE, mark_suspect
 
@@ -56,7 +57,7 @@ async def _read_all(parts: Parts, blobs: list[Blob], report: ScrubReport) -> lis
         parts.events(Progress("read", report.size_bytes, 0))
         return is_damaged
 
-    async with asyncio.TaskGroup() as group:
+    async with task_group() as group:
         tasks = [group.create_task(read(blob)) for blob in blobs]
     return [blob for blob, task in zip(blobs, tasks, strict=True) if task.result()]
 

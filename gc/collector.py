@@ -363,15 +363,11 @@ class Collector:
 
     async def _collect_orphans(self, plan: Plan, report: RunReport) -> None:
         """Where an upload was abandoned, its process may have died with its bytes published but not committed."""
-        is_due = (await self._index.guards()).is_orphan_scan_due
-        if plan.is_full and is_due and self._find_orphans is not None:
-            # Before the listing: an upload that expires meanwhile asks for the next one.
-            await self._index.note_orphan_scan(is_due=False)
-            try:
-                report.orphans = await self._find_orphans()
-            except BaseException:
-                await self._index.note_orphan_scan(is_due=True)
-                raise
+        guards = await self._index.guards()
+        if plan.is_full and guards.is_orphan_scan_due and self._find_orphans is not None:
+            report.orphans = await self._find_orphans()
+            # Only now, since a run that is killed before has not looked. An upload that expired meanwhile asked for the next one.
+            await self._index.note_orphan_scan(is_due=False, token=guards.orphan_scan_token)
 
     async def _retire(self, plan: Plan, report: RunReport) -> None:
         """Free what the plan says is due, what this run condemned without a quarantine, and what never became a blob."""

@@ -387,8 +387,9 @@ class SafetyIndex(abc.ABC):
         """Remember the latest time seen; a jump starts a quiet grace."""
 
     @abc.abstractmethod
-    async def note_orphan_scan(self, *, is_due: bool) -> None:
-        """Say whether bytes may lie on the backend that no row knows."""
+    async def note_orphan_scan(self, *, is_due: bool, token: bytes | None = None) -> None:
+        """Say whether bytes may lie on the backend that no row knows. With the `token` of `Guards` from before a listing, one
+        that was asked for since stays due."""
 
     @abc.abstractmethod
     def unrecorded_generation(self) -> Generation:

@@ -230,6 +230,8 @@ class Guards(msgspec.Struct, frozen=True):
     clock_high_ms: int
     is_orphan_scan_due: bool
     sequence: int
+    orphan_scan_token: bytes = b""
+    """Which request of an orphan scan was the last one."""
 
 
 class TrashState(enum.StrEnum):

@@ -14,8 +14,8 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
-from blobstore.durable import sync_directory
-from blobstore.errors import KeyUnknown, RangeInvalid, StorageFailed, StorageFull
+from blobstore.durable import storage_failed, sync_directory
+from blobstore.errors import KeyUnknown, RangeInvalid
 
 FILE_MODE = 0o600
 _SYNC_FILE_RANGE_WRITE = 2
@@ -29,9 +29,7 @@ def translated(doing: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise KeyUnknown(f"{doing}: there is no such file") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"{doing}: {error.strerror}; free some space or run a collection") from error
-        raise StorageFailed(f"{doing}: {error.strerror}") from error
+        raise storage_failed(doing, error) from error
 
 
 def write_at(handle: int, data: bytes, offset: int) -> None:
@@ -193,6 +191,6 @@ def delete_files(paths: list[str]) -> list[str]:
         else:
             gone.append(path)
     for directory in {os.path.dirname(path) for path in gone}:
-        if os.path.isdir(directory):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             sync_directory(directory)
     return gone

@@ -14,7 +14,7 @@ from blobstore.abc.backend import CHUNK_BYTES, Backend, BackendProperties, Backe
 from blobstore.backends import _files
 from blobstore.backends._files import translated
 from blobstore.backends._keys import checked_key
-from blobstore.durable import DIRECTORY_MODE, make_directories, sync_directory
+from blobstore.durable import DIRECTORY_MODE, is_there, make_directories, storage_failed, sync_directory
 from blobstore.errors import BlobDamaged, ConfigInvalid, StoreUnknown, UploadBusy
 from blobstore.layout import BLOBS_PREFIX, CHECKPOINT_PREFIX, JOURNAL_PREFIX, MARKER_KEY, UPLOADS_PREFIX
 from blobstore.pool import Lane, WorkerPool
@@ -48,7 +48,9 @@ class FilesystemBackend(Backend):
         Raises:
             StoreUnknown: the root is there, but no directory.
         """
-        if await self._pool.run(_is_something_else, self._root):
+        with translated(f"open the store {self._root}"):
+            is_wrong = await self._pool.run(_is_something_else, self._root)
+        if is_wrong:
             raise StoreUnknown(f"{self._root} is not a directory")
 
     async def aclose(self) -> None:
@@ -64,6 +66,8 @@ class FilesystemBackend(Backend):
             make_directories(self._root)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ConfigInvalid(f"no directory can be made at {self._root}: {error.strerror}") from error
+        except OSError as error:
+            raise storage_failed(f"make the store {self._root}", error) from error
         with translated(f"make the store {self._root}"):
             self._refuse_foreign()
             for prefix in (UPLOADS_PREFIX, JOURNAL_PREFIX, CHECKPOINT_PREFIX, BLOBS_PREFIX):
@@ -156,7 +160,7 @@ class FilesystemBackend(Backend):
 
 
 def _is_something_else(path: str) -> bool:
-    return os.path.exists(path) and not os.path.isdir(path)
+    return is_there(path) and not os.path.isdir(path)
 
 
 def _list_directory(path: str) -> list[tuple[str, int]]:
@@ -235,7 +239,8 @@ class _FileUpload(BackendUpload):
         """See `BackendUpload.read`."""
         handle = self._open_handle()
         while start < stop:
-            chunk = await self._pool.finish(os.pread, handle, min(CHUNK_BYTES, stop - start), start)
+            with translated("read an upload"):
+                chunk = await self._pool.finish(os.pread, handle, min(CHUNK_BYTES, stop - start), start)
             if not chunk:
                 return
             start += len(chunk)
@@ -325,7 +330,9 @@ class _FileReader:
             if not self._ahead.cancelled():
                 # Nobody asked for this chunk, so nobody is told of its error.
                 self._ahead.exception()
-        os.close(self._handle)
+        with contextlib.suppress(OSError):
+            # It was only read; the descriptor is gone all the same.
+            os.close(self._handle)
 
     def _start(self) -> asyncio.Future[bytes]:
         size = min(CHUNK_BYTES, self._end - self._at)

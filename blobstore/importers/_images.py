@@ -18,11 +18,11 @@ from blobstore.digest import Digest
 from blobstore.errors import ArchiveInvalid, BlobstoreError, BlobUnknown, ContentMismatch
 from blobstore.events import EventSink, Progress, discard
 from blobstore.importers._plan import Plan, PlannedEntry, make_plan, read_manifest
-from blobstore.importers._sources import Content, DirectoryFiles, Source, TarFiles
+from blobstore.importers._sources import Content, DirectoryFiles, Source, TarFiles, close_read
 from blobstore.importers.docker_archive import MANIFEST_FILE, DockerArchive
 from blobstore.importers.oci_layout import LAYOUT_FILE, OciLayout
 from blobstore.names import RepositoryName, TagName
-from blobstore.pool import WorkerPool
+from blobstore.pool import WorkerPool, task_group
 from blobstore.repository import Repository
 from blobstore.store import Store
 from blobstore.uploads import Upload
@@ -113,7 +113,7 @@ def open_source(path: str, stack: ExitStack) -> Source:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise ArchiveInvalid(f"{path} can't be opened: {error.strerror}") from error
-    stack.callback(os.close, handle)
+    stack.callback(close_read, handle)
     mode = os.fstat(handle).st_mode
     if stat.S_ISDIR(mode):
         return OciLayout(DirectoryFiles(path, handle))
@@ -263,13 +263,7 @@ def _workers(
 
 
 async def _run_at_once(workers: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
-    """Run all; the first error ends the others and is raised by itself, not in a group."""
-    first: BaseException | None = None
-    try:
-        async with asyncio.TaskGroup() as group:
-            for worker in workers:
-                group.create_task(worker())
-    except BaseExceptionGroup as failed:
-        first = failed.exceptions[0]
-    if first is not None:
-        raise first
+    """Run all; the first error ends the others."""
+    async with task_group() as group:
+        for worker in workers:
+            group.create_task(worker())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import errno
 import os
 import posixpath
@@ -118,13 +119,13 @@ class DirectoryFiles(Files):
             try:
                 for each in directories:
                     parent = os.open(each, _DIRECTORY_FLAGS, dir_fd=parent)
-                    walk.callback(os.close, parent)
+                    walk.callback(close_read, parent)
                 handle = os.open(last, _FILE_FLAGS, dir_fd=parent)
             except FileNotFoundError:
                 return None
             except OSError as error:
                 raise self._refused(name, error) from error
-        stack.callback(os.close, handle)
+        stack.callback(close_read, handle)
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise ArchiveInvalid(f"{name} in {self.location} is not a regular file")
@@ -209,6 +210,12 @@ class Source(abc.ABC):
         with ExitStack() as stack:
             content = self.open(digest, stack)
             return content.size_bytes if content is not None else None
+
+
+def close_read(handle: int) -> None:
+    """Close a descriptor that was only read from: whatever comes of it, it is gone and nothing is lost."""
+    with contextlib.suppress(OSError):
+        os.close(handle)
 
 
 def read_small(content: Content, what: str) -> bytes:

@@ -385,9 +385,9 @@ class KeyValueIndex(Index):
         """See `SafetyIndex.note_clock`."""
         await self._write(_safety.note_clock, now_ms, is_jump)
 
-    async def note_orphan_scan(self, *, is_due: bool) -> None:
+    async def note_orphan_scan(self, *, is_due: bool, token: bytes | None = None) -> None:
         """See `SafetyIndex.note_orphan_scan`."""
-        await self._write(_safety.note_orphan_scan, is_due)
+        await self._write(_safety.note_orphan_scan, is_due, token)
 
     def unrecorded_generation(self) -> Generation:
         """See `SafetyIndex.unrecorded_generation`."""

@@ -63,11 +63,11 @@ def note_clock(tx: Transaction, now_ms: int, is_jump: bool) -> None:  # noqa: FB
         tx.put(Table.META, records.META_QUIET_SINCE, u64(now_ms))
 
 
-def note_orphan_scan(tx: Transaction, is_due: bool) -> None:  # noqa: FBT001
+def note_orphan_scan(tx: Transaction, is_due: bool, token: bytes | None = None) -> None:  # noqa: FBT001
     """Say whether bytes may lie on the backend that no row knows."""
     if is_due:
         tx.put(Table.META, records.META_ORPHAN_SCAN, b"1")
-    else:
+    elif token is None or token == tx.get(Table.META, records.META_ORPHAN_SCAN):
         tx.delete(Table.META, records.META_ORPHAN_SCAN)
 
 

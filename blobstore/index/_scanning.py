@@ -55,12 +55,14 @@ def guards(tx: Transaction) -> Guards:
     frozen = tx.get(Table.META, records.META_FROZEN)
     quiet = tx.get(Table.META, records.META_QUIET_SINCE)
     high = tx.get(Table.META, records.META_CLOCK_HIGH)
+    orphan_scan = tx.get(Table.META, records.META_ORPHAN_SCAN)
     return Guards(
         frozen.decode() if frozen else None,
         records.from_u64(quiet) if quiet else 0,
         records.from_u64(high) if high else 0,
-        tx.get(Table.META, records.META_ORPHAN_SCAN) is not None,
+        orphan_scan is not None,
         last_sequence(tx),
+        orphan_scan or b"",
     )
 
 

@@ -193,7 +193,8 @@ def expire_upload(tx: Transaction, upload: UploadId, before_ms: int, now_ms: int
     if row is None or row.renewed_at_ms >= before_ms:
         return None
     # Its process may have died between publishing the bytes and committing them; their name is in no row then.
-    tx.put(Table.META, records.META_ORPHAN_SCAN, b"1")
+    # A generation is used once, so it also tells this request from every other.
+    tx.put(Table.META, records.META_ORPHAN_SCAN, row.generation)
     return _trash_intent(tx, upload, row, now_ms, "abandoned upload")
 
 

@@ -117,7 +117,11 @@ class GroupWriter:
     def _is_disk_full(self) -> bool:
         """LMDB calls a write that a full disk cut short an EIO. Its transaction is gone without a trace either way: no page of
         it is referred to."""
-        space = os.statvfs(self._env.path())
+        try:
+            space = os.statvfs(self._env.path())
+        except OSError:
+            # Not known to be full: then the worse is to be assumed.
+            return False
         return space.f_bavail * space.f_frsize < _FULL_BELOW_BYTES
 
     def _commit_all(self, batch: list[_Job]) -> None:

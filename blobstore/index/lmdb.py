@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import functools
 import os
@@ -14,7 +15,7 @@ from typing import Any, Concatenate
 
 import lmdb
 
-from blobstore.durable import make_directories, sync_directory
+from blobstore.durable import is_there, make_directories, storage_errors, sync_directory
 from blobstore.errors import (
     IndexDamaged,
     IndexMissing,
@@ -88,7 +89,8 @@ class LmdbIndex(KeyValueIndex):
     async def open(self, *, create: bool = False) -> None:
         """See `Index.open`."""
         assert self._env is None, "opened twice"
-        await asyncio.get_running_loop().run_in_executor(None, self._open, create)
+        with storage_errors(f"open the index {self._path}"):
+            await asyncio.get_running_loop().run_in_executor(None, self._open, create)
         _open_indexes.add(self)
 
     def _open(self, create: bool) -> None:  # noqa: FBT001
@@ -98,7 +100,7 @@ class LmdbIndex(KeyValueIndex):
                 f"{self._path} is on {unsafe}, where LMDB's memory map is not safe; "
                 "put the index on a local disk with --index lmdb:///path or BLOBSTORE_INDEX"
             )
-        if not create and not os.path.exists(os.path.join(self._path, "data.mdb")):
+        if not create and not is_there(os.path.join(self._path, "data.mdb")):
             raise IndexMissing(
                 f"there is no index in {self._path}; if that is the right place and it was lost, "
                 "`blobstore index rebuild` makes a new one from the store"
@@ -141,6 +143,9 @@ class LmdbIndex(KeyValueIndex):
                     mode=0o600,
                 )
             except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
+                if tried < _OPEN_TRIES:
+                    # Its first page was read only in part; nobody should be sent to rebuild an index for that.
+                    continue
                 raise IndexMissing(
                     f"{self._path} holds no index that can be read ({error}); `blobstore index rebuild` makes a new one"
                 ) from error
@@ -155,7 +160,7 @@ class LmdbIndex(KeyValueIndex):
     def _check_space(self) -> None:
         """LMDB maps its reader table before the disk has given it a place: on a full one, touching it would kill the process."""
         table = os.path.join(self._path, "lock.mdb")
-        if os.path.exists(table) and _is_allocated(os.stat(table)):
+        if is_there(table) and _is_allocated(os.stat(table)):
             return
         space = os.statvfs(self._path)
         if space.f_bavail * space.f_frsize < _SPACE_TO_OPEN_BYTES:
@@ -194,7 +199,9 @@ class LmdbIndex(KeyValueIndex):
         # LMDB's own are on this one. The next process to open the index would take itself for the only one.
         for handle in (self._reader_table, self._lock):
             if handle is not None:
-                os.close(handle)
+                with contextlib.suppress(OSError):
+                    # Nothing was written to it, and it is gone all the same.
+                    os.close(handle)
         self._env, self._writer, self._pool, self._lock, self._reader_table = None, None, None, None, None
 
     def _environment(self) -> lmdb.Environment:
@@ -262,7 +269,8 @@ async def exclusive_lock(path: str) -> AsyncIterator[None]:
     Raises:
         StoreBusy: one has it open.
     """
-    handle = _take_lock(path, is_exclusive=True)
+    with storage_errors(f"lock the index {path}"):
+        handle = _take_lock(path, is_exclusive=True)
     try:
         yield
     finally:
@@ -278,6 +286,9 @@ def _take_lock(path: str, *, is_exclusive: bool) -> int:
         os.close(handle)
         who = "another process has" if is_exclusive else "a rebuild has"
         raise StoreBusy(f"{who} the index {path} open; wait for it, or end it") from error
+    except BaseException:
+        os.close(handle)
+        raise
     return handle
 
 

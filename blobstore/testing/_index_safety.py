@@ -51,6 +51,19 @@ class SafetyTests(IndexTests):
             await scene.index.note_orphan_scan(is_due=is_due)
             assert (await scene.index.guards()).is_orphan_scan_due is is_due
 
+    async def test_an_orphan_scan_asked_for_during_a_listing_stays_due(self, scene: Scene) -> None:
+        """The listing may have passed by what the later request is about."""
+        for is_first in (True, False):
+            intent = await scene.start()
+            await scene.index.expire_upload(intent.upload, scene.now_ms + 1, scene.now_ms)
+            if is_first:
+                before = await scene.index.guards()
+        await scene.index.note_orphan_scan(is_due=False, token=before.orphan_scan_token)
+        after = await scene.index.guards()
+        assert after.is_orphan_scan_due
+        await scene.index.note_orphan_scan(is_due=False, token=after.orphan_scan_token)
+        assert not (await scene.index.guards()).is_orphan_scan_due
+
     async def test_each_change_of_references_has_a_number(self, scene: Scene) -> None:
         """Without gaps, in the order of the changes; verbs that change none take none."""
         await scene.push(LAYER)
