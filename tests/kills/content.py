@@ -109,7 +109,20 @@ def make_store(
 
 
 async def push_blob(repository: Repository, data: bytes) -> Digest:
-    """Upload a blob in one session."""
-    async with repository.open_upload() as upload:
+    """Upload a blob in one session; every other one says beforehand what it will be."""
+    digest = Digest.of(data) if len(data) % 2 else None
+    async with repository.open_upload(digest) as upload:
         await upload.write(data)
         return (await upload.commit()).digest
+
+
+MIXES = {
+    mix.name: mix
+    for mix in (
+        # By name: kills the moment things go; both graces small; and none owed at all.
+        Mix("small-grace", grace_s=2, renew_s=0.2, quarantine_s=0),
+        Mix("quarantine", grace_s=2, renew_s=0.2, quarantine_s=0.5),
+        Mix("no-promise", grace_s=0, renew_s=0.2, quarantine_s=0),
+    )
+}
+"""The mixes of the kill tests."""
