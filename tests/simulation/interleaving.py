@@ -16,10 +16,11 @@ from blobstore.gc import GcPolicy
 from blobstore.promises import HoldTerms
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock, image, image_index
-from tests.simulation import interleaving_roles as roles
+from tests.simulation import interleaving_clients as clients
+from tests.simulation import interleaving_operators as operators
+from tests.simulation.interleaving_clients import Cast, Image, Role
 from tests.simulation.interleaving_end import check_end, check_lost_index
 from tests.simulation.interleaving_oracle import Oracle
-from tests.simulation.interleaving_roles import Cast, Image, Role
 from tests.simulation.interleaving_watch import Watch
 from tests.simulation.schedule import Died, InlineExecutor, Life, Schedule, actor
 from tests.simulation.schedule_index import Tables
@@ -45,6 +46,7 @@ class Process:
     def __init__(self, scene: Scene, name: str) -> None:
         self.life = Life(name)
         self.index = scene.tables.make_index(scene.schedule, self.life, scene.watch)
+        scene.watch.recorder.attach(self.index)
         self.backend = Weather(scene.sky, self.life)
         self.store = Store(self.backend, self.index, clock=scene.clock, terms=HoldTerms(grace_s=GRACE_S))
         self.store.parts.hash_pool._executor = InlineExecutor(scene.schedule, self.life)  # type: ignore[assignment]
@@ -136,8 +138,9 @@ class Scene:
         for process in self.processes:
             await process.close()
         self.schedule.tell("-- the end")
+        self.watch.check_verbs()
         await check_end(self)
-        self.watch.check()
+        self.watch.check_verbs()
         for objects, kept in lost:
             await check_lost_index(self, objects, kept)
         schedule = self.schedule
@@ -149,7 +152,7 @@ class Scene:
         """What is there before: images with a tag and without, and blobs that only a promise keeps."""
         for repository in ("alpha", "alpha", "beta", "gamma"):
             before, tags = self.chance.choice(self.cast.doomed), self.chance.choice([["latest"], []])
-            await roles.pusher(self.cast, before, repository, "upload", tags, is_kept=False)(store)
+            await clients.pusher(self.cast, before, repository, "upload", tags, is_kept=False)(store)
         for loose in self.chance.sample(self.cast.images, 2):
             for data in loose.blobs:
                 async with store.repository("alpha").open_upload() as upload:
@@ -274,7 +277,7 @@ def _images(chance: random.Random) -> list[Image]:
     """Images over few layers, so that they share them; an image index, a referrer, and one layer that is large."""
     layers = [b"layer %d" % number for number in range(4)]
     if chance.random() < 0.2:
-        layers[0] = layers[0].ljust(roles.LARGE_BYTES, b".")
+        layers[0] = layers[0].ljust(clients.LARGE_BYTES, b".")
     found: list[Image] = []
     for number in range(6):
         config = b"config %d" % (number % 4)
@@ -298,24 +301,24 @@ def _roles(scene: Scene) -> list[tuple[str, Role]]:
         is_kept = pushed not in cast.doomed
         repository = chance.choice(["alpha", "alpha", "beta", *(() if is_kept else ("gamma", "gamma"))])
         tags = [f"kept-{number}"] if is_kept else chance.choice([[], ["latest"]])
-        found.append((f"pusher-{habit}", roles.pusher(cast, pushed, repository, habit, tags, is_kept=is_kept)))
+        found.append((f"pusher-{habit}", clients.pusher(cast, pushed, repository, habit, tags, is_kept=is_kept)))
     found += [
-        (f"collector-{policy.grace_s}", roles.collector(cast, policy, chance.randint(2, 5)))
+        (f"collector-{policy.grace_s}", operators.collector(cast, policy, chance.randint(2, 5)))
         for policy in scene.policies
     ]
     others = [
-        ("deleter", roles.deleter(cast, chance.choice(["alpha", "beta"]))),
-        ("deleter", roles.deleter(cast, "alpha")),
-        ("retagger", roles.retagger(cast, "alpha")),
-        ("remover", roles.remover(cast, "gamma")),
-        ("undoer", roles.undoer(cast, scene.policies[0])),
-        ("reconciler", roles.reconciler(cast)),
-        ("abandoner", roles.abandoner(cast, "alpha")),
-        ("resumer", roles.resumer(cast)),
-        ("pinner", roles.pinner(cast)),
-        ("puller", roles.puller(cast)),
-        ("checkpointer", roles.checkpointer(cast)),
-        ("saboteur", roles.saboteur(cast)),
+        ("deleter", clients.deleter(cast, chance.choice(["alpha", "beta"]))),
+        ("deleter", clients.deleter(cast, "alpha")),
+        ("retagger", clients.retagger(cast, "alpha")),
+        ("remover", clients.remover(cast, "gamma")),
+        ("undoer", operators.undoer(cast, scene.policies[0])),
+        ("reconciler", operators.reconciler(cast)),
+        ("abandoner", clients.abandoner(cast, "alpha")),
+        ("resumer", clients.resumer(cast)),
+        ("pinner", clients.pinner(cast)),
+        ("puller", clients.puller(cast)),
+        ("checkpointer", operators.checkpointer(cast)),
+        ("saboteur", operators.saboteur(cast)),
     ]
     found += chance.sample(others, chance.randint(2, 6))
     earth = Life("earth")
@@ -323,5 +326,5 @@ def _roles(scene: Scene) -> list[tuple[str, Role]]:
     async def turn() -> None:
         await scene.schedule.turn(earth, "time passes")
 
-    found.append(("timekeeper", roles.timekeeper(cast, scene.advance, turn, chance.randint(1, 8))))
+    found.append(("timekeeper", operators.timekeeper(cast, scene.advance, turn, chance.randint(1, 8))))
     return found

@@ -8,6 +8,7 @@ from blobstore.digest import Digest
 from blobstore.generation import Generation
 from blobstore.index import _records as records
 from blobstore.index import _state as state
+from blobstore.index._key_value import KeyValueIndex
 from blobstore.index._tables import Table, Transaction
 from blobstore.layout import (
     MARKER_KEY,
@@ -16,6 +17,8 @@ from blobstore.layout import (
     parse_journal_key,
     parse_upload_key,
 )
+from tests.model.recording import Recorder
+from tests.model.state import read_state
 from tests.simulation.interleaving_oracle import Oracle
 from tests.simulation.schedule_index import Tables
 from tests.simulation.weather import Sky
@@ -25,12 +28,28 @@ class Broken(AssertionError):
     """An invariant does not hold."""
 
 
+class SharedRecorder(Recorder):
+    """Replays what all processes of a scene commit against the guards of the protocol; only one of them ever runs."""
+
+    def attach(self, index: KeyValueIndex) -> None:
+        """Watch one more index over the same tables."""
+        self._index = None
+        super().attach(index)
+
+    def problems(self, tables: Tables) -> list[str]:
+        """What `check` finds, whichever process is closed by now."""
+        if self._problems or self._guards is None:
+            return list(self._problems)
+        return self._guards.compare(tables.read(read_state))
+
+
 class Watch:
     """Checks I1, I2 and I7 at every moment. A commit is looked at whole: blobs, edges, trash, intents."""
 
     def __init__(self, tables: Tables, oracle: Oracle) -> None:
         self._tables, self._oracle = tables, oracle
         self.sky: Sky | None = None
+        self.recorder = SharedRecorder()
         self.problems: list[str] = []
         self._named: dict[str, str] = {}
         self._retired: dict[bytes, set[str]] = {}
@@ -83,6 +102,11 @@ class Watch:
         # Raised by `check`, as whoever stumbled over it may be a thread or a process that nobody asks.
         if problem not in self.problems:
             self.problems.append(problem)
+
+    def check_verbs(self) -> None:
+        """Raise what the guards of the protocol say of the verbs that were carried out."""
+        self.problems += self.recorder.problems(self._tables)
+        self.check()
 
     def check(self) -> None:
         """Raise what was found so far."""
