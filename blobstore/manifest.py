@@ -114,6 +114,12 @@ class _Wire(msgspec.Struct, rename="camel"):
     annotations: dict[str, str] | None = None
 
 
+_FIELDS = frozenset(
+    {"fsLayers", *(field.encode_name for kind in (_Wire, WireDescriptor) for field in msgspec.structs.fields(kind))}
+)
+_FIELDS_BY_FOLDED = {name.casefold(): name for name in _FIELDS}
+
+
 def parse_manifest(body: bytes, media_type: str | None = None) -> Manifest:
     """A manifest from its exact bytes; hashes them where it is called (4 MiB at most).
 
@@ -121,7 +127,7 @@ def parse_manifest(body: bytes, media_type: str | None = None) -> Manifest:
 
     Raises:
         ManifestTooLarge: more than `manifest_size_max_bytes`.
-        ManifestInvalid: not UTF-8 JSON, a key twice, a field of the wrong type, an unknown or contradicting media type, or a
+        ManifestInvalid: not UTF-8 JSON, a key twice or in another case, a field of the wrong type, an unknown or contradicting media type, or a
             document that is both an image manifest and an image index (CVE-2021-41190).
     """
     if len(body) > manifest_size_max_bytes:
@@ -131,6 +137,7 @@ def parse_manifest(body: bytes, media_type: str | None = None) -> Manifest:
         wire = msgspec.convert(document, _Wire)
     except msgspec.ValidationError as error:
         raise ManifestInvalid(f"not a manifest: {error}") from error
+    _check_case(document)
     decided = _decide_media_type(wire, media_type)
     _check_shape(wire, document, decided)
     manifest = Manifest(
@@ -190,6 +197,17 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(text: str) -> None:
     raise ManifestInvalid(f"{text} is not JSON")
+
+
+def _check_case(document: dict[str, Any]) -> None:
+    """Clients written in Go take `Layers` for `layers`: they would pull what we do not see, nor keep."""
+    named = [document.get("config"), document.get("subject")]
+    named += [*(document.get("layers") or ()), *(document.get("manifests") or ())]
+    for holder in (document, *filter(None, named)):
+        for key in holder.keys() - _FIELDS:
+            meant = _FIELDS_BY_FOLDED.get(key.casefold())
+            if meant is not None:
+                raise ManifestInvalid(f"the key {key!r:.80} would be taken for {meant!r} by some; write it so")
 
 
 def _decide_media_type(wire: _Wire, sent_as: str | None) -> str:

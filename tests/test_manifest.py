@@ -191,6 +191,30 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
         parse_manifest(body)
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        _image(Layers=[]),
+        _image(MANIFESTS=[]),
+        _image(**{"\u017fubject": None}),
+        _image(config={**CONFIG, "Digest": LAYER["digest"]}),
+        _image(layers=[LAYER, {**LAYER, "DIGEST": CONFIG["digest"]}]),
+        _image(subject={**LAYER, "mediatype": "a/b"}),
+    ],
+)
+def test_a_key_in_another_case_is_refused(document: dict[str, Any]) -> None:
+    """Clients that take `Layers` for `layers` would pull blobs that nothing keeps."""
+    with pytest.raises(ManifestInvalid, match="would be taken for"):
+        parse_manifest(json.dumps(document).encode())
+
+
+def test_annotations_may_be_called_what_they_like() -> None:
+    """Their keys are the user's own, as are fields that no specification knows."""
+    assert (
+        parse_manifest(_body(_image(annotations={"Layers": "3", "SIZE": "1"}, Author="me"))).annotations["SIZE"] == "1"
+    )
+
+
 @pytest.mark.parametrize("field", ["artifactType", "annotations", "config", "layers"])
 def test_text_that_no_row_can_hold_is_refused(field: str) -> None:
     """A lone surrogate can't be written as UTF-8: refused here, or harmless in the index and in listings."""
