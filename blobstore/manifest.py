@@ -127,8 +127,8 @@ def parse_manifest(body: bytes, media_type: str | None = None) -> Manifest:
 
     Raises:
         ManifestTooLarge: more than `manifest_size_max_bytes`.
-        ManifestInvalid: not UTF-8 JSON, a key twice or in another case, a field of the wrong type, an unknown or contradicting media type, or a
-            document that is both an image manifest and an image index (CVE-2021-41190).
+        ManifestInvalid: not UTF-8 JSON, a key twice or in another case, a field of the wrong type, an unknown or contradicting
+            media type, or a document that is both an image manifest and an image index (CVE-2021-41190).
     """
     if len(body) > manifest_size_max_bytes:
         raise ManifestTooLarge(f"a manifest of {len(body)} bytes; at most {manifest_size_max_bytes} are accepted")

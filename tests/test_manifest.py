@@ -196,7 +196,7 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
     [
         _image(Layers=[]),
         _image(MANIFESTS=[]),
-        _image(**{"\u017fubject": None}),
+        {**_image(), "\u017fubject": None},
         _image(config={**CONFIG, "Digest": LAYER["digest"]}),
         _image(layers=[LAYER, {**LAYER, "DIGEST": CONFIG["digest"]}]),
         _image(subject={**LAYER, "mediatype": "a/b"}),
