@@ -15,6 +15,7 @@ import msgspec
 from blobstore.abc.backend import CHUNK_BYTES
 from blobstore.descriptor import Descriptor
 from blobstore.digest import Digest
+from blobstore.durable import storage_errors
 from blobstore.errors import ArchiveInvalid, BlobstoreError, BlobUnknown, ContentMismatch
 from blobstore.events import EventSink, Progress, discard
 from blobstore.importers._plan import Plan, PlannedEntry, make_plan, read_manifest
@@ -114,7 +115,8 @@ def open_source(path: str, stack: ExitStack) -> Source:
     except OSError as error:
         raise ArchiveInvalid(f"{path} can't be opened: {error.strerror}") from error
     stack.callback(close_read, handle)
-    mode = os.fstat(handle).st_mode
+    with storage_errors(f"look at {path}"):
+        mode = os.fstat(handle).st_mode
     if stat.S_ISDIR(mode):
         return OciLayout(DirectoryFiles(path, handle))
     if not stat.S_ISREG(mode):

@@ -15,6 +15,7 @@ import msgspec
 
 from blobstore.descriptor import Descriptor
 from blobstore.digest import Digest
+from blobstore.durable import storage_errors
 from blobstore.errors import ArchiveInvalid, StorageFailed
 from blobstore.importers._tar import Kind, Member, index_tar
 from blobstore.names import TagName
@@ -126,7 +127,8 @@ class DirectoryFiles(Files):
             except OSError as error:
                 raise self._refused(name, error) from error
         stack.callback(close_read, handle)
-        found = os.fstat(handle)
+        with storage_errors(f"look at {name} in {self.location}"):
+            found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise ArchiveInvalid(f"{name} in {self.location} is not a regular file")
         return FileRange(handle, 0, found.st_size, f"{name} in {self.location}")
