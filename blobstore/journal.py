@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgpack
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from blobstore.abc.backend import CHUNK_BYTES, Backend, read_all
 from blobstore.abc.index import Index
 from blobstore.abc.paging import every, every_tag
+from blobstore.abc.records import OutboxRow
 from blobstore.clock import Clock
 from blobstore.digest import Digest
 from blobstore.errors import BlobstoreError, JournalDamaged, RepositoryUnknown, StorageFull, StoreFrozen
@@ -82,7 +83,7 @@ class Journal:
 
     async def _flush_some(self) -> None:
         known = (await self._index.guards()).sequence
-        rows = await self._index.list_outbox(self._flushed, ROWS_MAX)
+        rows = _without_gap(await self._index.list_outbox(self._flushed, ROWS_MAX))
         if not rows:
             # Another process carried and trimmed them.
             self._flushed = max(self._flushed, known)
@@ -122,10 +123,16 @@ class Journal:
         """Write all references as one object and delete the journal objects that nobody needs any more; returns the sequence
         it covers.
 
+        Raises:
+            StoreFrozen: the index may lack what the journal holds.
+
         The scan goes in slices over a changing index. That is right all the same: a change sets a state, and every change
         behind the sequence noted before the scan is replayed over it.
         """
-        sequence = (await self._index.guards()).sequence
+        guards = await self._index.guards()
+        if guards.frozen is not None:
+            raise StoreFrozen(f"{guards.frozen}: what such an index knows must not take the place of the journal")
+        sequence = guards.sequence
         await self.settle(sequence)
         upload_id = UploadId.random()
         intent = await self._index.start_upload(upload_id, None, None, self._clock.now_ms(), "")
@@ -171,6 +178,12 @@ class Journal:
             await self._backend.delete(doomed[at : at + batch])
 
 
+def _without_gap(rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
+    """Those up to the first number that is left out: in an index that went back, the journal holds what is between."""
+    end = next((at for at in range(1, len(rows)) if rows[at].sequence != rows[at - 1].sequence + 1), len(rows))
+    return rows[:end]
+
+
 async def check_not_ahead(index: Index, backend: Backend) -> None:
     """Make sure that the backend's journal knows nothing that the index doesn't: at open, before condemning and before
     deleting.
@@ -179,12 +192,14 @@ async def check_not_ahead(index: Index, backend: Backend) -> None:
         StoreFrozen: it does, so the index is an older copy; it is frozen.
     """
     # List first, then read the index: what another process of this host adds in between is in both by then.
-    names = [name async for name in list_journal(backend)]
-    sequence = (await index.guards()).sequence
-    ahead = [name for name in names if name.last > sequence]
-    if ahead:
-        why = f"the journal holds changes up to {max(name.last for name in ahead)}, the index only up to {sequence}"
-        await index.freeze(why)
+    numbered = [name.last async for name in list_journal(backend)]
+    # Where checkpoints cover all of it, the journal is empty.
+    numbered += [parse_checkpoint_key(info.key) or 0 async for info in backend.list(CHECKPOINT_PREFIX)]
+    sequence, highest = (await index.guards()).sequence, max(numbered, default=0)
+    if highest > sequence:
+        why = f"the journal holds changes up to {highest}, the index only up to {sequence}"
+        # A frozen store still takes pushes: their numbers must not be those of what it forgot, or a rebuild would drop one.
+        await index.freeze(why, numbered=highest)
         raise StoreFrozen(f"{why}: the index is an older copy; `blobstore index rebuild` makes a new one")
 
 

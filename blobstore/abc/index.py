@@ -379,8 +379,9 @@ class SafetyIndex(abc.ABC):
     """The verbs of guards, journal, reconciliation and rebuilding."""
 
     @abc.abstractmethod
-    async def freeze(self, why: str) -> None:
-        """Stop all collecting until a rebuild. The first reason stays."""
+    async def freeze(self, why: str, *, numbered: int = 0) -> None:
+        """Stop all collecting until a rebuild. The first reason stays. What is changed from now on is numbered behind
+        `numbered`: those numbers are taken by changes that only the journal knows."""
 
     @abc.abstractmethod
     async def note_clock(self, now_ms: int, *, is_jump: bool) -> None:

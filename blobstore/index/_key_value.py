@@ -377,9 +377,9 @@ class KeyValueIndex(Index):
 
     # Safety
 
-    async def freeze(self, why: str) -> None:
+    async def freeze(self, why: str, *, numbered: int = 0) -> None:
         """See `SafetyIndex.freeze`."""
-        await self._write(_safety.freeze, why)
+        await self._write(_safety.freeze, why, numbered)
 
     async def note_clock(self, now_ms: int, *, is_jump: bool) -> None:
         """See `SafetyIndex.note_clock`."""

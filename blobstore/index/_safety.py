@@ -50,10 +50,12 @@ def initialise(tx: Transaction, wanted: IndexIdentity) -> None:
     tx.put(Table.META, records.META_IDENTITY, records.encode(records.IdentityRow(wanted.store_id, wanted.index_id)))
 
 
-def freeze(tx: Transaction, why: str) -> None:
-    """Stop all collecting; the first reason stays."""
+def freeze(tx: Transaction, why: str, numbered: int) -> None:
+    """Stop all collecting; the first reason stays. Numbers up to `numbered` are taken."""
     if tx.get(Table.META, records.META_FROZEN) is None:
         tx.put(Table.META, records.META_FROZEN, why.encode())
+    if numbered > last_sequence(tx):
+        tx.put(Table.META, records.META_SEQUENCE, u64(numbered))
 
 
 def note_clock(tx: Transaction, now_ms: int, is_jump: bool) -> None:  # noqa: FBT001
