@@ -20,7 +20,7 @@ from tests.powercut.variants import VARIANTS
 from tests.tools import require_tool
 
 SEED = int(os.environ.get("POWERCUT_SEED", "1"))
-STATES = {"push": 20, "collect": 20, "free": 10, "index": 10, "upload": 10, "rebuild": 10, "create": 8, "short": 20}
+STATES = {"push": 12, "collect": 12, "free": 6, "index": 6, "upload": 6, "rebuild": 6, "create": 4, "short": 12}
 _AT_ONCE = 2
 _GONE_S_MAX = 20
 
