@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.faults.points import Point, Result
 from tests.faults.shim import compile_shim
@@ -47,7 +47,7 @@ class Crew:
         for process in self._processes:
             self._idle.put(process)
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

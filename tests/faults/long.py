@@ -1,4 +1,4 @@
-"""Every system call of every flow fails once with each error, and the process is killed before each: `python -m tests.faults.long`.
+"""Every system call of every flow fails once with each error; a kill before each: `python -m tests.faults.long`.
 
 Stop it when you like, it goes on where it was. `--only FLOW[:FAULT[:N]]` tries a part again and counts nothing.
 """

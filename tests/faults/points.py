@@ -273,7 +273,7 @@ def _synced_again(calls: list[Call]) -> list[str]:
 # In a new process
 
 
-async def _judge(stage: Stage, flow: Flow, expected: dict[str, Any], is_done: bool, tell: Tell) -> None:  # noqa: FBT001
+async def _judge(stage: Stage, flow: Flow, expected: dict[str, Any], is_done: bool, tell: Tell) -> None:
     problems: list[str] = []
     has_happened = is_done
     if await _opens(stage, flow, is_done=is_done):
@@ -335,7 +335,7 @@ async def _collect(stage: Stage, times: int) -> View:
 
 
 def _unexpected(view: View, flow: Flow, expected: dict[str, Any], *, is_done: bool) -> list[str]:
-    before, after = expected.get("before") or dict.fromkeys(view, []), expected["after"]
+    before, after = expected.get("before") or {section: [] for section in view}, expected["after"]
     if view == after:
         return []
     if is_done:

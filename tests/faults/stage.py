@@ -32,7 +32,7 @@ View = dict[str, list[str]]
 """What can be seen of a store, a sorted list of texts for each kind of thing."""
 
 # So that an upload of few bytes also asks for writeback.
-filesystem._WRITEBACK_BYTES = 256 * 1024  # noqa: SLF001
+filesystem._WRITEBACK_BYTES = 256 * 1024
 
 
 class _NoThreads(WorkerPool):
@@ -91,7 +91,7 @@ class Stage:
         index = LmdbIndex(str(self.place / "index"), ballast_bytes=65536)
         backend = FilesystemBackend(str(self.place))
         if self._is_hurried:
-            backend._pool = _NoThreads("files", 1)  # noqa: SLF001
+            backend._pool = _NoThreads("files", 1)
         store = Store(backend, index, clock=self.clock)
         await store.open(create=create)
         self._bench = Bench(store, self.clock)
@@ -132,11 +132,10 @@ async def look(store: Store, now_ms: int) -> View:
     """All that clients can see of a store, and the state of each blob. Promises nothing, changes nothing."""
     index = store.index
     blobs = [each.blob async for each in every(lambda after: index.scan_references(after, 1000))]
-    seen = []
+    seen: list[str] = []
     for name in map(RepositoryName.parse, REPOSITORIES):
-        for blob in blobs:
-            if await index.view_blob(name, blob.digest, now_ms, HoldTerms()) is not None:
-                seen.append(f"{name} {blob.digest}")
+        views = [await index.view_blob(name, blob.digest, now_ms, HoldTerms()) for blob in blobs]
+        seen += [f"{name} {blob.digest}" for blob in views if blob is not None]
     tags = []
     async for name in store.repositories():
         tags += [f"{name}:{entry.tag} {entry.digest}" async for entry in store.repository(name).tags()]
