@@ -24,6 +24,7 @@ from tests.simulation.interleaving_oracle import Oracle
 from tests.simulation.interleaving_watch import Watch
 from tests.simulation.schedule import Died, InlineExecutor, Life, Schedule, actor
 from tests.simulation.schedule_index import Tables
+from tests.simulation.schedule_strategies import Strategy
 from tests.simulation.weather import Sky, Weather
 
 GRACE_S = 3600
@@ -66,12 +67,14 @@ class Process:
 
     async def close(self) -> None:
         """End it in order."""
-        if self._opening is not None:
-            try:
-                await self.store.aclose()
-            except StorageFailed:
-                # What ran behind the answers failed earlier; a collection does it again.
-                return
+        if self._opening is None:
+            return
+        await asyncio.wait([self._opening])
+        try:
+            await self.store.aclose()
+        except StorageFailed:
+            # What ran behind the answers failed earlier; a collection does it again.
+            return
 
     def kill(self, schedule: Schedule) -> None:
         """End it as kill -9 does."""
@@ -126,6 +129,7 @@ class Scene:
         if self.chance.random() < 0.7:
             self.advance(8000)
         actor.reset(token)
+        self.schedule.strategy = Strategy(self.chance, self.schedule.steps)
         self.processes = [founder] + [self.new_process() for _ in range(self.chance.randint(1, 3))]
         lost = self._plan_losses()
         self._plan_crashes()
@@ -171,7 +175,7 @@ class Scene:
         while True:
             task = asyncio.create_task(self._play_on(self.processes[at], role))
             if self.chance.random() < 0.1:
-                self._at(self.chance.randrange(60, 600), lambda task=task: self._cancel(name, task))  # type: ignore[misc]
+                self._at(self.chance.randrange(1, 200), lambda task=task: self._cancel(name, task))  # type: ignore[misc]
             await asyncio.wait([task])
             self.watch.check()
             if task.cancelled():
@@ -191,12 +195,13 @@ class Scene:
             self.schedule.tell(f"-- {name} is cancelled")
 
     def _at(self, step: int, act: Callable[[], None]) -> None:
-        self.schedule.at_step.setdefault(step, []).append(act)
+        """Do something so many steps from now."""
+        self.schedule.at_step.setdefault(self.schedule.steps + step, []).append(act)
 
     def _plan_crashes(self) -> None:
         for _ in range(self.chance.choice([0, 0, 1, 1, 2, 3])):
             at = self.chance.randrange(len(self.processes))
-            self._at(self.chance.randrange(50, 900), lambda at=at: self._crash(at))  # type: ignore[misc]
+            self._at(self.chance.randrange(5, 500), lambda at=at: self._crash(at))  # type: ignore[misc]
 
     def _crash(self, at: int) -> None:
         self.processes[at].kill(self.schedule)
@@ -211,7 +216,7 @@ class Scene:
             found.append((dict(self.sky.objects._objects), dict(self.oracle.kept)))
 
         for _ in range(2):
-            self._at(self.chance.randrange(100, 1200), look)
+            self._at(self.chance.randrange(5, 500), look)
         return found
 
     def advance(self, seconds: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random  # noqa: TID251 - from a printed seed
 from collections.abc import Sequence
 
-HORIZON_STEPS = 900
+HORIZON_STEPS = 500
 """Within how many steps the change points of priorities lie: about the length of a scene."""
 
 
@@ -13,11 +13,11 @@ class Strategy:
     """One seed's way to choose: anybody; by priorities that change at a few points (PCT, ASPLOS'10); anybody but one, who
     waits as long as it can; or one for some steps in a row, then another."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, first_step: int = 0) -> None:
         self._chance = chance
         self.kind = chance.choice(["uniform", "priority", "priority", "starve", "bursts"])
         self._priorities: dict[str, float] = {}
-        self._changes = {chance.randrange(HORIZON_STEPS) for _ in range(chance.randint(1, 6))}
+        self._changes = {first_step + chance.randrange(HORIZON_STEPS) for _ in range(chance.randint(1, 6))}
         self._starved: str | None = None
         self._burst: tuple[str, int] = ("", 0)
 

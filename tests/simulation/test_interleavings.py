@@ -17,7 +17,7 @@ from tests.simulation.long_interleavings import replay_command
 from tests.simulation.schedule import Life, Schedule, Stuck
 from tests.simulation.schedule_index import LmdbTables, MemoryTables, Tables
 
-SEEDS = {"memory": range(220), "lmdb": range(1000, 1120)}
+SEEDS = {"memory": range(200), "lmdb": range(1000, 1110)}
 HAPPENS = (
     "pushes",
     "collections",
@@ -43,6 +43,7 @@ def tables(request: pytest.FixtureRequest) -> Iterator[Tables]:
     made.close()
 
 
+@pytest.mark.timeout(900)
 def test_no_interleaving_loses_anything(tables: Tables) -> None:
     """Whatever the order of their steps, processes that push, delete, collect and die break no image and no promise."""
     index = "memory" if isinstance(tables, MemoryTables) else "lmdb"
