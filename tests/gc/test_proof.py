@@ -15,7 +15,7 @@ from blobstore.index import _collecting
 from blobstore.layout import MARKER_KEY, blob_key
 from blobstore.names import RepositoryName, UploadId
 from blobstore.reconcile import find_orphans
-from blobstore.testing.fakes import image
+from blobstore.testing.fakes import image, layer
 from blobstore.testing.invariants import find_broken
 from tests.gc.scene import AT_ONCE, DAY_MS, Bench
 
@@ -236,3 +236,30 @@ async def test_the_oldest_runs_are_forgotten(bench: Bench, monkeypatch: pytest.M
     assert [record.run for record in await bench.store.index.list_runs(10)] == runs[:1:-1]
     dropped = [len(await bench.store.index.list_dropped(run)) for run in runs]
     assert dropped == [0, 0, 1, 1]
+
+
+async def test_a_foreign_layer_that_came_later_is_kept_once_its_image_is_pushed_again(bench: Bench) -> None:
+    """It had no edge, as it was not here; the second put makes it, though the record stands already."""
+    await bench.push_blob(b"config")
+    manifest = image(b"config", [layer(b"elsewhere", is_foreign=True)])
+    await bench.push(manifest, "one")
+    await bench.push_blob(b"elsewhere")
+    await bench.push(manifest, "one")
+    assert (await bench.collect()).freed_blobs == 0
+    assert await bench.is_there(b"elsewhere")
+
+
+async def test_a_refused_put_behind_a_fence_leaves_nothing(bench: Bench) -> None:
+    """Its intent is gone and its children are missing: what it published is trash all the same."""
+    index, now_ms = bench.store.index, bench.clock.now_ms()
+    manifest = image(b"never pushed")
+    intent = await index.start_upload(UploadId.random(), RepositoryName("app"), manifest.digest, now_ms, "")
+    await index.cancel_upload(intent.upload, now_ms)
+    await bench.collect()
+    name = blob_key(manifest.digest, intent.generation)
+    await bench.store.backend.put_new(name, manifest.body)
+    content = Content(manifest.digest, manifest.size_bytes)
+    result = await index.put_manifest(intent, content, [name], manifest, [], now_ms, AT_ONCE.terms)
+    assert result.missing == (Digest.of(b"never pushed"),)
+    await bench.collect()
+    assert await bench.keys() == set()

@@ -68,6 +68,15 @@ PUSHES = (
         (_SUITE + "test_a_child_without_a_record_is_needed_and_replayed",),
     ),
     Mutant(
+        "late-layer-without-edge",
+        "A manifest pushed again gets no edge to a foreign layer that has come since.",
+        "I2",
+        (Edit(_REFERENCES, "                _add_edge(tx, key, raw, child)\n", "                pass\n"),),
+        (
+            "tests/gc/test_proof.py::test_a_foreign_layer_that_came_later_is_kept_once_its_image_is_pushed_again[memory]",
+        ),
+    ),
+    Mutant(
         "child-deleted-under-its-parent",
         "A manifest that an image index refers to may be deleted.",
         "I2",
