@@ -149,7 +149,7 @@ class Campaign:
             figures.wrong += [f"{where}: {problem}" for problem in problems[:5]] if figures.wrong_states <= 5 else []
             if self._arguments.variant is None and figures.wrong_states <= _KEPT_MAX:
                 self._keep(crash, expected, loses_index=loses_index)
-        if figures.states % _TELL_EVERY_STATES == 0:
+        if figures.states % _TELL_EVERY_STATES == 1:
             print(json.dumps({"states": figures.states}), flush=True)
 
     def _keep(self, crash: Crash, expected: Expected, *, loses_index: bool) -> None:
