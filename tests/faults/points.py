@@ -189,7 +189,7 @@ class Workshop:
         """Success after a failed sync of bytes or of their name is a lie; only EINTR, which says that it did not happen, is
         tried again. On a full disk the journal and the index write anew, elsewhere; they are not looked at here."""
         hit = self._board.hit
-        if hit is None or hit.name not in _SYNCS or hit.result == -errno.EINTR or "/store/blobs/" not in hit.path:
+        if hit is None or hit.name not in _SYNCS or hit.result == -errno.EINTR or not _holds_bytes(hit.path):
             return []
         named = [
             call.name
@@ -256,6 +256,10 @@ async def _opens_poisoned(stage: Stage) -> list[str]:
         return [f"a poisoned index opened again says {error!r}"]
     await stage.close()
     return ["a poisoned index could be opened again in the same process"]
+
+
+def _holds_bytes(path: str) -> bool:
+    return "/store/blobs/" in path or "/store/uploads/" in path
 
 
 def _synced_again(calls: list[Call]) -> list[str]:
