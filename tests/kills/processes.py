@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 ROOT = Path(__file__).parent.parent.parent
-STOP_S_MAX = 30
+STOP_S_MAX = 120
 _PR_SET_PDEATHSIG = 1
 
 
@@ -33,6 +33,11 @@ class Lines:
         if self._handle < 0:
             self._handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.write(self._handle, json.dumps(values).encode() + b"\n")
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a line."""
+        return self._path.exists()
 
     def new(self) -> list[list[Any]]:
         """The whole lines that came since this was last asked."""

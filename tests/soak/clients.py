@@ -79,6 +79,7 @@ class Pusher(Client):
     another repository, or always "send"."""
 
     habit = "ask"
+    tries_max = PUSH_TRIES_MAX
 
     async def step(self) -> None:
         self.counts["push" if await self._push_whole() else "given_up"] += 1
@@ -87,7 +88,7 @@ class Pusher(Client):
         """Whether it succeeded in the end; where nothing is promised it need not."""
         repository, tag = self.any_repository(), self.any_tag()
         kind = self.rng.random()
-        for _ in range(PUSH_TRIES_MAX):
+        for _ in range(self.tries_max):
             asked: dict[Digest, int] = {}
             try:
                 if kind < 0.1:
@@ -100,7 +101,7 @@ class Pusher(Client):
                 self.counts["started_anew"] += 1
             else:
                 return True
-        assert not self.mix.promise_ms, f"a push was refused {PUSH_TRIES_MAX} times"
+        assert not self.mix.promise_ms or self.tries_max == 1, f"a push was refused {PUSH_TRIES_MAX} times"
         return False
 
     async def _push_image_index(self, repository: Repository, tag: str, asked: dict[Digest, int]) -> None:
@@ -196,6 +197,32 @@ class Sending(Pusher):
     """Sends all, whatever is there."""
 
     habit = "send"
+
+
+class Late(Pusher):
+    """Dawdles over each upload, and puts its manifest when what it was promised may be gone: it is refused, or the image is
+    whole."""
+
+    habit = "mount"
+    tries_max = 1
+
+    async def _send(self, repository: Repository, data: bytes) -> int:
+        since_ms = self.now_ms()
+        try:
+            async with repository.open_upload(Digest.of(data)) as upload:
+                await upload.write(data)
+                await asyncio.sleep(self.rng.uniform(0, 0.3))
+                since_ms = self.now_ms()
+                await upload.commit()
+        except UploadInterrupted as error:
+            self.counts["interrupted"] += 1
+            raise _StartAnew from error
+        return since_ms
+
+    async def _put(self, repository: Repository, manifest: Manifest, tag: str | None, asked: dict[Digest, int]) -> None:
+        mix = self.mix
+        await asyncio.sleep(self.rng.uniform(0.5, 1.5) * (mix.grace_s + mix.renew_s + mix.quarantine_s))
+        await super()._put(repository, manifest, tag, asked)
 
 
 class Puller(Client):
@@ -312,6 +339,7 @@ ROLES: dict[str, tuple[type[Client], float]] = {
     "ask": (Pusher, 0),
     "mount": (Mounting, 0),
     "send": (Sending, 0),
+    "late": (Late, 0),
     "pull": (Puller, 0.002),
     "mounter": (Mounter, 0.01),
     "delete": (Deleter, 0.01),

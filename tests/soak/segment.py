@@ -15,15 +15,16 @@ from tests.model.recording import Recorder, check_spilled
 from tests.soak.clients import EVENTS
 
 CREW = {
-    # 8 pushers, 3 pullers, 2 mounters, 2 deleters, 2 retaggers, 2 collectors and the monitor, in one index.
-    "one": ("ask", "ask", "pull", "retag", "collect"),
+    # 8 pushers and 6 that are late, 3 pullers, 2 mounters, 2 deleters, 2 retaggers, 2 collectors and the monitor, in one index.
+    "one": ("ask", "ask", "pull", "retag", "collect", "late", "late"),
     "two": ("mount", "ask", "pull", "delete", "mounter"),
     "three": ("mount", "send", "pull", "retag", "collect"),
-    "four": ("ask", "mount", "delete", "mounter"),
+    "four": ("ask", "mount", "delete", "mounter", "late", "late", "late", "late"),
     "watch": ("monitor",),
 }
 KILL_EVERY_S = 20
 LOOK_EVERY_S = 0.25
+START_S_MAX = 120
 GRACES = 4
 """What lasts for one grace after the other: an image index, its images, their blobs, the quarantine."""
 
@@ -54,7 +55,8 @@ class Segment:
             asyncio.run(self._make(place))
             for name in CREW:
                 self._start(crew, name, place)
-            self._watch(crew, place, began + seconds_max, events_max)
+            self._wait_for_all(crew)
+            self._watch(crew, place, time.monotonic() + seconds_max, events_max)
             crew.stop_all()
             self._count()
             self._check_verbs(place)
@@ -83,6 +85,14 @@ class Segment:
             roles=CREW[role],
             is_recorded=self._is_recorded,
         )
+
+    def _wait_for_all(self, crew: Crew) -> None:
+        """Until each process has begun to work, however busy the machine is."""
+        until = time.monotonic() + START_S_MAX
+        while not all(report.is_begun for report in self._reports):
+            assert time.monotonic() < until, f"not all began within {START_S_MAX} s"
+            time.sleep(LOOK_EVERY_S)
+            crew.check()
 
     def _watch(self, crew: Crew, place: Path, until: float, events_max: int) -> None:
         kill_at = time.monotonic() + KILL_EVERY_S
