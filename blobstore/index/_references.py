@@ -22,7 +22,7 @@ from blobstore.index import _state as state
 from blobstore.index._outbox import emit
 from blobstore.index._records import EDGE_BLOB, EDGE_MANIFEST, EDGE_SELF, u32
 from blobstore.index._tables import Table, Transaction
-from blobstore.index._uploads import add_aliases, settle_bytes
+from blobstore.index._uploads import add_aliases, note_fenced, settle_bytes
 from blobstore.manifest import Manifest
 from blobstore.names import RepositoryName, TagName
 from blobstore.promises import HoldTerms
@@ -91,6 +91,8 @@ def _refuse(
     row = state.get_intent(tx, intent.upload)
     if row is not None:
         state.delete_intent(tx, intent.upload, row)
+    elif names:
+        note_fenced(tx, intent.upload)
     if row is not None or names:
         state.trash_names(
             tx, intent.generation.key, [*intent.names, *names], content.size_bytes, now_ms, "refused manifest"

@@ -124,6 +124,7 @@ def settle_bytes(tx: Transaction, intent: Intent, content: Content, names: Seque
     if open_row is None:
         # Fenced: the intent was expired or cancelled, and its names went to the trash then; ours may be one more.
         if names:
+            note_fenced(tx, intent.upload)
             state.trash_names(tx, generation, [*intent.names, *names], content.size_bytes, now_ms, "fenced commit")
         return Committed(CommitOutcome.INTERRUPTED, intent.generation if names else None)
     if row is None or row.state == records.STATE_SUSPECT:
@@ -138,6 +139,12 @@ def settle_bytes(tx: Transaction, intent: Intent, content: Content, names: Seque
         state.revive(tx, raw, row)
         return Committed(CommitOutcome.REVIVED, intent.generation)
     return Committed(CommitOutcome.DUPLICATE, intent.generation)
+
+
+def note_fenced(tx: Transaction, upload: UploadId) -> None:
+    """Bytes were published after their intent had gone. Its trash row may know their name since before that, and go as soon as
+    an earlier delete of it comes back: only a listing is sure to find them."""
+    tx.put(Table.META, records.META_ORPHAN_SCAN, upload.encode())
 
 
 def add_aliases(tx: Transaction, raw: bytes, aliases: Sequence[Digest]) -> list[list[object]]:
@@ -182,6 +189,8 @@ def cancel_upload(tx: Transaction, upload: UploadId, now_ms: int, names: Sequenc
     """An upload ends without a blob."""
     row = state.get_intent(tx, upload)
     if row is None:
+        if names:
+            note_fenced(tx, upload)
         return None
     row.names = [*row.names, *names]
     return _trash_intent(tx, upload, row, now_ms, "cancelled upload")
