@@ -22,7 +22,7 @@ from tests.simulation.interleaving_clients import Cast, Image, Role
 from tests.simulation.interleaving_end import check_end, check_lost_index
 from tests.simulation.interleaving_oracle import Oracle
 from tests.simulation.interleaving_watch import Watch
-from tests.simulation.schedule import Died, InlineExecutor, Life, Schedule, actor
+from tests.simulation.schedule import Died, InlineExecutor, Life, Schedule, actor, home
 from tests.simulation.schedule_index import Tables
 from tests.simulation.schedule_strategies import Strategy
 from tests.simulation.weather import Sky, Weather
@@ -187,6 +187,7 @@ class Scene:
                 raise error
 
     async def _play_on(self, process: Process, role: Role) -> None:
+        home.set(process.life)
         await role(await process.ready())
 
     def _cancel(self, name: str, task: asyncio.Task[None]) -> None:

@@ -42,6 +42,10 @@ class Life:
             raise Died(self.name)
 
 
+home: contextvars.ContextVar[Life] = contextvars.ContextVar("home", default=Life("-"))  # noqa: B039 - it never dies
+"""The process that a task runs in, and dies with."""
+
+
 class Waiting:
     """A call that waits for its turn; `go` lets it go on, `die` ends it with its process."""
 
@@ -191,7 +195,7 @@ class ScheduledLoop(asyncio.SelectorEventLoop):
 
     def run_in_executor(self, executor: Any, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self.create_future()
-        life = executor.life if isinstance(executor, InlineExecutor) else _NOBODY
+        life = executor.life if isinstance(executor, InlineExecutor) else home.get()
 
         def run() -> None:
             try:
@@ -232,9 +236,6 @@ class _NoSelector(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[Any]:
         return []
-
-
-_NOBODY = Life("-")
 
 
 def _wake(future: asyncio.Future[Any], error: BaseException | None, result: object = None) -> None:
