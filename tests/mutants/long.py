@@ -18,7 +18,7 @@ from tests.mutants.workshop import PROJECT, Trial, copy_project, discard, run_te
 PARTS = {
     "suites": ("tests/conformance", "tests/gc", "tests/store", "tests/test_lmdb.py"),
     "model": ("tests/model",),
-    "machine": ("tests/simulation/test_machine.py",),
+    "machine": ("tests/simulation/test_machine.py", "tests/simulation/test_index_that_went_back.py"),
     "interleavings": ("tests/simulation/test_interleavings.py",),
     "faults": ("tests/faults",),
     "powercut": ("tests/powercut",),

@@ -11,21 +11,13 @@ _REPOSITORY = "blobstore/repository.py"
 _SUITE = "tests/conformance/test_memory_index.py::TestMemoryIndex::"
 _ORDER = "tests/store/test_order.py::test_a_change_of_references_is_committed_then_journaled_then_answered"
 
-_FENCE = """    if open_row is None:
-        # Fenced: the intent was expired or cancelled, and its names went to the trash then; ours may be one more.
-        if names:
-            state.trash_names(tx, generation, [*intent.names, *names], content.size_bytes, now_ms, "fenced commit")
-        return Committed(CommitOutcome.INTERRUPTED, intent.generation if names else None)
-"""
-_FENCED_TRASH = _FENCE.splitlines()[3].strip()
 UNFENCED = Edit(
     _UPLOADS,
-    _FENCE,
-    """    if open_row is None:
-        open_row = records.IntentRow(
-            generation, intent.repository, list(intent.names), 0, None, "", intent.renewed_at_ms
-        )
-""",
+    "    if open_row is None:\n        # Fenced",
+    """\
+    open_row = open_row or records.IntentRow(generation, intent.repository, list(intent.names), 0, None, "", now_ms)
+    if open_row is None:
+        # Fenced""",
 )
 _SETTLE = "        await self._parts.journal.settle({}.sequence)\n"
 _DELETE = "        change = await self._parts.index.delete_manifest(ManifestKey(self._name, digest), self._now_ms())\n"
@@ -120,7 +112,13 @@ PUSHES = (
         "fenced-names-forgotten",
         "A fenced commit leaves what it published in no row.",
         "I5",
-        (Edit(_UPLOADS, _FENCE, _FENCE.replace(_FENCED_TRASH, "pass")),),
+        (
+            Edit(
+                _UPLOADS,
+                '*names], content.size_bytes, now_ms, "fenced commit")',
+                '*names][:0], content.size_bytes, now_ms, "fenced commit")',
+            ),
+        ),
         (_SUITE + "test_a_commit_behind_a_fence_is_interrupted[cancel]",),
     ),
     Mutant(
@@ -223,6 +221,13 @@ PUSHES = (
         "I4",
         (Edit("blobstore/uploads.py", _SETTLE.format("committed"), ""),),
         (_ORDER + "[commit_blob]",),
+    ),
+    Mutant(
+        "removed-repository-remembered",
+        "A push that shares a commit with the removal of its repository goes into what is being removed.",
+        "I4",
+        (Edit(_REFERENCES, "    tx.repository_ids.clear()\n", ""),),
+        ("tests/store/test_order.py::test_a_push_that_shares_a_commit_with_a_removal_is_seen",),
     ),
     Mutant(
         "generation-repeats",

@@ -8,6 +8,7 @@ _COLLECTING = "blobstore/index/_collecting.py"
 _COLLECTOR = "gc/collector.py"
 _SUITE = "tests/conformance/test_memory_index.py::TestMemoryIndex::"
 _PROOF = "tests/gc/test_proof.py::"
+_WENT_BACK = "tests/simulation/test_index_that_went_back.py::"
 _ORDER = "tests/store/test_order.py::"
 
 _KEPT = "        if row is None or state.has_edge(tx, raw) or is_held:\n"
@@ -243,8 +244,30 @@ COLLECTOR = (
         "older-copy-not-noticed",
         "A journal that is ahead of the index stops nobody.",
         "I1",
-        (Edit("blobstore/journal.py", "    if ahead:\n", "    if not names and ahead:\n"),),
+        (Edit("blobstore/journal.py", "    if highest > sequence:\n", "    if highest > sequence > highest:\n"),),
         ("tests/gc/test_guards.py::test_a_journal_ahead_of_the_index_freezes_collecting[memory]",),
+    ),
+    Mutant(
+        "older-copy-not-noticed-behind-checkpoints",
+        "Where checkpoints cover the whole journal, an older copy of the index is not noticed.",
+        "I1",
+        (
+            Edit(
+                "blobstore/journal.py",
+                """\
+    numbered += [parse_checkpoint_key(info.key) or 0 async for info in backend.list(CHECKPOINT_PREFIX)]
+    sequence""",
+                "    sequence",
+            ),
+        ),
+        (_WENT_BACK + "test_an_older_copy_is_noticed_when_checkpoints_cover_the_whole_journal",),
+    ),
+    Mutant(
+        "forgotten-numbers-used-again",
+        "A frozen older copy numbers new changes like those it forgot: a rebuild drops one of the two.",
+        "I4",
+        (Edit("blobstore/journal.py", "index.freeze(why, numbered=highest)", "index.freeze(why)"),),
+        (_WENT_BACK + "test_what_a_frozen_store_takes_is_not_numbered_as_what_it_forgot",),
     ),
     Mutant(
         "older-copy-not-noticed-before-condemning",

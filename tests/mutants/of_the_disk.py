@@ -200,6 +200,22 @@ def""",
         ("tests/store/test_store.py::test_a_store_opened_before_a_fork_is_refused_in_the_child",),
     ),
     Mutant(
+        "lmdb-lock-dropped",
+        "A descriptor of LMDB's lock file is closed while the index is open, and with it goes LMDB's own lock.",
+        "I2",
+        (
+            Edit(
+                _LMDB,
+                "            _allocate(self._reader_table)\n",
+                """\
+            _allocate(self._reader_table)
+            os.close(os.dup(self._reader_table))
+""",
+            ),
+        ),
+        ("tests/soak/test_found_by_soak.py::test_an_open_index_keeps_lmdb_own_lock",),
+    ),
+    Mutant(
         "last-chunk-early",
         "A reader gets the last chunk before the whole is verified.",
         "I1",

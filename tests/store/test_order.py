@@ -14,14 +14,16 @@ import lmdb
 import pytest
 
 import blobstore
-from blobstore.abc.records import Intent, ManifestKey
+from blobstore.abc.records import Content, Intent, ManifestKey
 from blobstore.app import make_collector, rebuild_index
 from blobstore.digest import Digest
 from blobstore.errors import CollectionRefused, StorageFailed
 from blobstore.gc import GcPolicy
 from blobstore.index.lmdb import LmdbIndex
 from blobstore.journal import list_journal, recover
+from blobstore.layout import blob_key
 from blobstore.names import RepositoryName, UploadId
+from blobstore.promises import HoldTerms
 from blobstore.store import Store
 from blobstore.testing._index_scene import ALPHA, BOOT, IDENTITY
 from blobstore.testing.fakes import FakeClock, image
@@ -284,6 +286,24 @@ async def test_no_name_is_minted_twice_by_two_processes(index: LmdbIndex) -> Non
     minted += [(await _start(again)).generation for _ in range(2)]
     await again.aclose()
     assert len(set(minted)) == 4
+
+
+async def test_a_push_that_shares_a_commit_with_a_removal_is_seen(index: LmdbIndex) -> None:
+    """What comes after the removal of a repository, were it in the same transaction, belongs to a new one of that name."""
+    manifest = image(b"config")
+    for data in (b"config", manifest.body):
+        intent, content = await _start(index), Content(Digest.of(data), len(data))
+        names = [blob_key(content.digest, intent.generation)]
+        if data == b"config":
+            await index.commit_blob(intent, content, names, 1, is_pinned=False)
+        else:
+            await index.put_manifest(intent, content, names, manifest, [], 1, HoldTerms())
+    intent, content = await _start(index), Content(Digest.of(b"new"), 3)
+    names = [blob_key(content.digest, intent.generation)]
+    before = index.commits
+    await asyncio.gather(index.hide_repository(ALPHA, 2), index.commit_blob(intent, content, names, 2, is_pinned=False))
+    assert index.commits == before + 1
+    assert await index.view_blob(ALPHA, content.digest, 2, HoldTerms()) is not None
 
 
 async def test_no_verb_is_answered_before_its_commit(index: LmdbIndex) -> None:
