@@ -26,7 +26,7 @@ def _manifests() -> dict[str, Manifest]:
     found["plain"] = image(_CONFIGS[0], _LAYERS[:2])
     found["sibling"] = image(_CONFIGS[0], _LAYERS[1:3])
     found["other"] = image(_CONFIGS[1], _LAYERS[3:])
-    found["large"] = image(_CONFIGS[1], [_LARGE, layer(_LAYERS[0], is_foreign=True)])
+    found["with a large layer"] = image(_CONFIGS[1], [_LARGE, layer(_LAYERS[0], is_foreign=True)])
     by_sha512 = Descriptor(LAYER_TYPE, Digest.of(_LAYERS[0], Algorithm.SHA512), len(_LAYERS[0]))
     found["by sha512"] = image(_CONFIGS[1], [by_sha512])
     found["keeps bytes of a manifest"] = image(_CONFIGS[0], [_octets(found["other"])])
@@ -47,6 +47,7 @@ DIGESTS = {name: Digest.of(content) for name, content in CONTENTS.items()} | {
     name: manifest.digest for name, manifest in MANIFESTS.items()
 }
 """Of all blobs, manifests among them."""
+assert len(DIGESTS) == len(CONTENTS) + len(MANIFESTS)
 NAMES = {digest: name for name, digest in DIGESTS.items()}
 _SHA256 = {Digest.of(content, Algorithm.SHA512): Digest.of(content) for content in CONTENTS.values()}
 BYTES = {Digest.of(content): content for content in CONTENTS.values()} | {

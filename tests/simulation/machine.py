@@ -57,6 +57,7 @@ class Machine(FailingRules):
             self.oracle.collecting(self.now_ms, 0, keeps_untagged=not policy.delete_untagged)
             self.sessions.clear()
             self.run(self.collector(policy).run())
+            self.run(self.store.parts.journal.flush())
             self.is_journaled = True
             self.run(self.look())
             self.is_journaled = False

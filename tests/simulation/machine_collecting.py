@@ -99,8 +99,10 @@ class CollectingRules(MachineBase):
         self.oracle.time_is(self.now_ms, 1 << 62)
         self.oracle.collecting(judged_at_ms, term_ms, keeps_untagged=not policy.delete_untagged)
         suspects = self.run(self.store.totals()).suspect_blobs
-        report = self.attempt(work, is_journaled=True)
+        report = self.attempt(work)
         if isinstance(report, RunReport):
+            # A run that let nothing go had no reason to wait for the journal.
+            self.is_journaled = self.is_journaled or bool(report.plan.groups)
             self.runs.append(report.plan.run)
             self.count("condemned", report.condemned_blobs)
             self.count("retired", report.freed_blobs)
