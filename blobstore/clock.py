@@ -1,7 +1,8 @@
-"""The only place that looks at the clock or draws random numbers."""
+"""The only place that looks at the clock, asks which boot of the machine this is, or draws random numbers."""
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from datetime import UTC, datetime
@@ -38,6 +39,13 @@ def random_hex(size_bytes: int) -> str:
 def random_u64() -> int:
     """An unguessable integer below 2⁶³, so that it also fits a signed column."""
     return secrets.randbits(63)
+
+
+@functools.cache
+def boot_id() -> str:
+    """Changes whenever the machine starts: what the page cache held then is gone."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def iso_utc(ms: int) -> str:

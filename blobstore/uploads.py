@@ -14,6 +14,7 @@ import msgspec
 
 from blobstore.abc.backend import CHUNK_BYTES, BackendUpload
 from blobstore.abc.records import BlobState, CommitOutcome, Committed, Content, Intent
+from blobstore.clock import boot_id
 from blobstore.descriptor import Descriptor
 from blobstore.digest import Algorithm, Digest
 from blobstore.errors import BlobstoreError, DigestMismatch, KeyUnknown, SizeMismatch, UploadInterrupted, UploadUnknown
@@ -289,13 +290,6 @@ async def resume_upload(parts: Parts, repository: RepositoryName, upload: Upload
     resumed = Upload(parts, intent)
     await resumed._resume()  # noqa: SLF001 - its own second half
     return resumed
-
-
-@functools.cache
-def boot_id() -> str:
-    """Changes whenever the machine starts: what the page cache held then is gone."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
 
 
 class _Hashes:

@@ -21,7 +21,7 @@ from blobstore.abc.records import (
     Totals,
     Trash,
 )
-from blobstore.clock import Clock, SystemClock, iso_utc, random_hex
+from blobstore.clock import Clock, SystemClock, boot_id, iso_utc, random_hex
 from blobstore.errors import CollectionRefused, ForeignStore, KeyUnknown, RunUnknown, StoreFrozen
 from blobstore.events import Alarm, BlobFreed, EventSink, Progress, discard
 from blobstore.gc.incremental import mark_loose
@@ -363,8 +363,11 @@ class Collector:
 
     async def _collect_orphans(self, plan: Plan, report: RunReport) -> None:
         """Where an upload was abandoned, its process may have died with its bytes published but not committed."""
+        if not plan.is_full or self._find_orphans is None:
+            return
+        await self._index.note_boot(boot_id())
         guards = await self._index.guards()
-        if plan.is_full and guards.is_orphan_scan_due and self._find_orphans is not None:
+        if guards.is_orphan_scan_due:
             report.orphans = await self._find_orphans()
             # Only now, since a run that is killed before has not looked. An upload that expired meanwhile asked for the next one.
             await self._index.note_orphan_scan(is_due=False, token=guards.orphan_scan_token)

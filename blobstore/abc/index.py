@@ -393,6 +393,11 @@ class SafetyIndex(abc.ABC):
         that was asked for since stays due."""
 
     @abc.abstractmethod
+    async def note_boot(self, boot: str) -> None:
+        """Say which boot of the machine this is. After another one an orphan scan is due: a power cut may bring back names that
+        were taken away, such as that of an upload beside the blob it became (seen on btrfs)."""
+
+    @abc.abstractmethod
     def unrecorded_generation(self) -> Generation:
         """A generation for a journal or checkpoint object: unique, and not counted, as no row names those."""
 

@@ -389,6 +389,10 @@ class KeyValueIndex(Index):
         """See `SafetyIndex.note_orphan_scan`."""
         await self._write(_safety.note_orphan_scan, is_due, token)
 
+    async def note_boot(self, boot: str) -> None:
+        """See `SafetyIndex.note_boot`."""
+        await self._write(_safety.note_boot, boot)
+
     def unrecorded_generation(self) -> Generation:
         """See `SafetyIndex.unrecorded_generation`."""
         return self._minter.unrecorded()

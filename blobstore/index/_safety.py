@@ -73,6 +73,13 @@ def note_orphan_scan(tx: Transaction, is_due: bool, token: bytes | None = None) 
         tx.delete(Table.META, records.META_ORPHAN_SCAN)
 
 
+def note_boot(tx: Transaction, boot: str) -> None:
+    """Ask for an orphan scan if the machine was started since this was called last."""
+    if tx.get(Table.META, records.META_BOOT) != boot.encode():
+        tx.put(Table.META, records.META_BOOT, boot.encode())
+        tx.put(Table.META, records.META_ORPHAN_SCAN, boot.encode())
+
+
 def judge(tx: Transaction, found: Sequence[Seen]) -> list[Verdict]:
     """What is known of names seen on the backend."""
     return [_judge(tx, seen) for seen in found]

@@ -64,6 +64,14 @@ class SafetyTests(IndexTests):
         await scene.index.note_orphan_scan(is_due=False, token=after.orphan_scan_token)
         assert not (await scene.index.guards()).is_orphan_scan_due
 
+    async def test_after_another_boot_an_orphan_scan_is_due(self, scene: Scene) -> None:
+        """Once: a power cut may have brought names back that were taken away."""
+        for boot, is_due in (("one", True), ("one", False), ("two", True)):
+            await scene.index.note_boot(boot)
+            guards = await scene.index.guards()
+            assert guards.is_orphan_scan_due is is_due
+            await scene.index.note_orphan_scan(is_due=False, token=guards.orphan_scan_token)
+
     async def test_each_change_of_references_has_a_number(self, scene: Scene) -> None:
         """Without gaps, in the order of the changes; verbs that change none take none."""
         await scene.push(LAYER)
