@@ -36,7 +36,10 @@ def main() -> int:
         print("stopped; begin again to go on")
         return 130
     finally:
-        print(ledger)
+        counts = ", ".join(
+            f"{ledger.figures.get(name, 0):,} {name}" for name in ("states", "transitions", "variants_refuted")
+        )
+        print(f"model: {ledger.done} of {ledger.goal} configurations, {counts}")
     for each in failed:
         print(f"NOT AS IT SHOULD BE: {each.name}")
     return 1 if failed else 0

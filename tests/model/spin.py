@@ -12,7 +12,7 @@ import msgspec
 from tests.model.configurations import Configuration
 
 FOLDER = Path(__file__).parent
-_DEPTH = 20_000_000
+_DEPTH = 1_000_000
 _STATE = re.compile(r"^\s*(\d+) states, stored", re.MULTILINE)
 _TRANSITIONS = re.compile(r"^\s*(\d+) transitions", re.MULTILINE)
 _BROKEN = re.compile(r"assertion violated \(broken!=(\d+)\)")

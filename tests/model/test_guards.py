@@ -182,6 +182,7 @@ async def test_processes_side_by_side_are_replayed_together(tmp_path: Path) -> N
     for number in (3, 4, 5):
         doomed = subprocess.Popen([*command, str(number), "100000"])
         while not (tmp_path / str(number)).exists() or (tmp_path / str(number)).stat().st_size < 40_000 * number:
+            assert doomed.poll() is None
             await asyncio.sleep(0.01)
         doomed.send_signal(signal.SIGKILL)
         doomed.wait()
