@@ -26,7 +26,7 @@ import msgspec
 
 from tests.ledger import FOLDER
 from tests.powercut import kernel, workloads
-from tests.powercut.checking import BROUGHT_BACK, find_wrong
+from tests.powercut.checking import find_wrong
 from tests.powercut.crashes import Crash, Epoch, crashes_of, epochs_of
 from tests.powercut.disks import FILE_SYSTEMS, Disk, apply, copy_sparse, make_file_system
 from tests.powercut.expected import Expected, expect
@@ -49,8 +49,6 @@ class Figures(msgspec.Struct):
     states: int = 0
     possible: int = 0
     flushes: int = 0
-    brought_back: int = 0
-    """States in which only a name was there again that a rename had taken away, where that is known; `check` finds it."""
     wrong_states: int = 0
     wrong: list[str] = []
     seconds: float = 0
@@ -140,9 +138,7 @@ class Campaign:
     def _count(self, epoch: Epoch, crash: Crash, expected: Expected, problems: list[str], *, loses_index: bool) -> None:
         figures = self.figures
         figures.states += 1
-        if self._system.brings_names_back and problems and all(each.startswith(BROUGHT_BACK) for each in problems):
-            figures.brought_back += 1
-        elif problems:
+        if problems:
             figures.wrong_states += 1
             lost = ", the index lost" if loses_index else ""
             where = f"after flush {epoch.number}, of {len(epoch.volatile)} later writes {crash.how} lasted{lost}"

@@ -11,17 +11,14 @@ from blobstore import uploads
 from blobstore.app import make_collector, rebuild_index
 from blobstore.digest import Digest
 from blobstore.errors import BlobstoreError, ManifestUnknown, UploadUnknown
-from blobstore.gc import GcPolicy
+from blobstore.gc import GcPolicy, collector
 from blobstore.pool import WorkerPool
-from blobstore.reconcile import find_orphans
 from blobstore.store import Store
 from blobstore.testing.fakes import START_MS, FakeClock
 from blobstore.testing.invariants import find_broken, find_garbage
 from tests.powercut.expected import FREE, GONE, REBUILD_KEY, STORE_KEY, THERE, Expected
 from tests.powercut.scene import DAY_MS, content, new_store
 
-BROUGHT_BACK = "brought back: "
-"""Begins a line on a name that a rename had taken away."""
 _LATER_MS = START_MS + 100 * DAY_MS
 _EVERYTHING_OWED_IS_OVER = GcPolicy(grace_s=0, quarantine_s=0)
 
@@ -51,27 +48,16 @@ async def find_wrong(place: str, expected: Expected, *, loses_index: bool) -> li
         await _collect_twice(store, clock)
         problems += [f"collected: {problem}" for problem in await _find_lost(store, _references(expected))]
         problems += [f"collected: {problem}" for problem in await find_broken(store, reads_data=False)]
-        problems += await _find_garbage(store, clock)
+        problems += [f"garbage: {each}" for each in await find_garbage(store)]
     finally:
         await store.aclose()
     return problems
 
 
-async def _find_garbage(store: Store, clock: FakeClock) -> list[str]:
-    """What two collections left; a name of a renamed upload that is there again, and that `check` finds, is told apart."""
-    garbage = await find_garbage(store)
-    if not garbage:
-        return []
-    await find_orphans(store.index, store.backend, clock)
-    await _collect_twice(store, clock)
-    stays = await find_garbage(store)
-    is_back = garbage and not stays and all(each.startswith("uploads/") for each in garbage)
-    return [f"{BROUGHT_BACK if is_back else 'garbage: '}{each}" for each in garbage]
-
-
 def _boot_anew() -> None:
     """What the page cache held is gone with the power, and the engine tells that by the machine's boot."""
-    uploads.boot_id = lambda: "after the power cut"
+    for module in (uploads, collector):
+        module.boot_id = lambda: "after the power cut"
 
 
 def _work_without_hops() -> None:

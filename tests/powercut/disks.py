@@ -16,15 +16,13 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FileSystem:
-    """How a file system is made and mounted. `atom_bytes` is what the disk below writes whole or not at all.
-    `brings_names_back`: a file renamed to another directory, which was synced, may have both names after a power cut."""
+    """How a file system is made and mounted. `atom_bytes` is what the disk below writes whole or not at all."""
 
     name: str
     size_bytes: int
     make: tuple[str, ...]
     options: str
     atom_bytes: int
-    brings_names_back: bool = False
 
 
 FILE_SYSTEMS = {
@@ -33,7 +31,7 @@ FILE_SYSTEMS = {
         FileSystem("ext4", 128 * _MIB, ("mkfs.ext4", "-q", "-F", "-J", "size=4"), "", 512),
         FileSystem("xfs", 320 * _MIB, ("mkfs.xfs", "-q", "-f", "-K"), "", 512),
         # Its superblock is 4096 bytes under one checksum: it needs disks that write that whole.
-        FileSystem("btrfs", 192 * _MIB, ("mkfs.btrfs", "-q", "-f", "-K", "-m", "single"), "nodiscard", 4096, True),
+        FileSystem("btrfs", 192 * _MIB, ("mkfs.btrfs", "-q", "-f", "-K", "-m", "single"), "nodiscard", 4096),
     )
 }
 

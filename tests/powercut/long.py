@@ -86,7 +86,7 @@ def _try_sound(ledger: Ledger, seed: int, at_once: int) -> None:
 
 def _count(ledger: Ledger, job: Job, figures: Figures) -> None:
     counts = {job.file_system: figures.states, job.workload: figures.states, "flushes": figures.flushes}
-    ledger.add(figures.states, campaigns=1, wrong=figures.wrong_states, brought_back=figures.brought_back, **counts)
+    ledger.add(figures.states, campaigns=1, wrong=figures.wrong_states, **counts)
     print(f"{ledger.done:,}: {job.file_system} {job.workload} {job.seed}: {figures.states} states", flush=True)
     for line in figures.wrong:
         print(line, flush=True)
