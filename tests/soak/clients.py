@@ -344,7 +344,7 @@ ROLES: dict[str, tuple[type[Client], float]] = {
     "mounter": (Mounter, 0.01),
     "delete": (Deleter, 0.01),
     "retag": (Retagger, 0.003),
-    "collect": (Collecting, 0.1),
+    "collect": (Collecting, 0.02),
 }
 
 
