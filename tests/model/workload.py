@@ -10,10 +10,12 @@ from blobstore.app import make_collector
 from blobstore.digest import Algorithm, Digest
 from blobstore.errors import BlobstoreError
 from blobstore.gc import GcPolicy
+from blobstore.gc.plan import Plan
 from blobstore.manifest import Manifest
 from blobstore.reconcile import find_orphans
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock, image, image_index
+from blobstore.uploads import Upload, start_upload
 
 REPOSITORIES = ("app", "base", "cache")
 TAGS = ("1", "2", "latest")
@@ -31,6 +33,8 @@ class Workload:
         self._referrers = [image(b"signature", [_content(0)], subject=self._images[n]) for n in range(2)]
         self._manifests = [*self._images, *self._indexes, *self._referrers]
         self._runs: list[str] = []
+        self._slow: list[Upload] = []
+        self._plans: list[Plan] = []
 
     async def run(self, steps: int, *, at_once: int = 4) -> None:
         """Some actions side by side, again and again."""
@@ -39,6 +43,7 @@ class Workload:
                 for _ in range(at_once):
                     group.create_task(self._act())
             await self._store.parts.cleaner.aclose()
+            # Short pauses between long ones: what is planned and begun before one is old after it.
             self._clock.advance(self._random.choice([0, 1000, 61_000, 3_600_000, 13 * 3_600_000]))
 
     async def _act(self) -> None:
@@ -46,6 +51,7 @@ class Workload:
             self._push_image: 30, self._push_blob: 10, self._put_manifest: 20, self._mount: 5, self._head: 10, self._tag: 5,
             self._untag: 6, self._delete_manifest: 8, self._delete_blob: 5, self._pin: 2, self._abandon: 4, self._cancel: 2,
             self._remove: 2, self._collect: 12, self._undo: 3, self._suspect: 2, self._orphans: 3, self._cancelled: 2,
+            self._begin_slowly: 3, self._go_on_slowly: 5, self._plan: 3, self._carry_out_old_plan: 3,
         }  # fmt: skip
         (action,) = self._random.choices(list(actions), weights=list(actions.values()))
         with contextlib.suppress(BlobstoreError):
@@ -135,19 +141,44 @@ class Workload:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
+    async def _begin_slowly(self) -> None:
+        upload = await start_upload(self._store.parts, self._repository().name, None)
+        await upload.write(self._some())
+        self._slow.append(upload)
+
+    async def _go_on_slowly(self) -> None:
+        """Long after it began, an upload goes on or ends; it may have been given up meanwhile."""
+        if self._slow:
+            upload = self._slow.pop(self._random.randrange(len(self._slow)))
+            if self._random.random() < 0.5:
+                await upload.commit()
+            else:
+                await upload.write(b"")
+                self._slow.append(upload)
+
     async def _remove(self) -> None:
         await self._repository().remove()
 
-    async def _collect(self) -> None:
-        policy = GcPolicy(
+    def _policy(self) -> GcPolicy:
+        return GcPolicy(
             grace_s=self._random.choice([0, 3600, 24 * 3600]),
             quarantine_s=self._random.choice([0, 3600]),
             delete_untagged=self._random.random() < 0.6,
             batch_max=self._random.choice([2, 500]),
         )
-        collector = make_collector(self._store, policy)
+
+    async def _collect(self) -> None:
+        collector = make_collector(self._store, self._policy())
         report = await collector.run(is_full=self._random.random() < 0.5)
         self._runs.append(report.plan.run)
+
+    async def _plan(self) -> None:
+        self._plans.append(await make_collector(self._store, self._policy()).plan())
+
+    async def _carry_out_old_plan(self) -> None:
+        """Much has changed since; every line of it is re-checked."""
+        if self._plans:
+            await make_collector(self._store).carry_out(self._plans.pop(0))
 
     async def _undo(self) -> None:
         if self._runs:
