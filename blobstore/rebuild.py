@@ -85,6 +85,7 @@ class _Rebuild:
         self._backend, self._index, self._clock, self._events = backend, index, clock, events
         self._now_ms = clock.now_ms()
         self._epochs: dict[int, int] = {}
+        self._damaged: list[Blob] = []
         self.report = RebuildReport()
 
     async def restore_blobs(self) -> None:
@@ -101,6 +102,8 @@ class _Rebuild:
                 self._events(Progress("blobs", self.report.blobs, 0))
                 batch = []
         await self._index.restore_blobs(batch, self._now_ms)
+        for blob in self._damaged:
+            await self._index.suspect_blob(blob.digest, blob.generation)
         async for info in self._backend.list(UPLOADS_PREFIX):
             generation = parse_upload_key(info.key)
             if generation is not None:
@@ -130,7 +133,8 @@ class _Rebuild:
         right = [blob for blob in copies if await self._hashes_right(blob)]
         chosen = (right or copies)[0]
         if not right:
-            self.report.problems.append(f"no copy of {chosen.digest} hashes right")
+            self._damaged.append(chosen)
+            self.report.problems.append(f"no copy of {chosen.digest} hashes right; push it again")
         return chosen, [blob for blob in copies if blob is not chosen]
 
     async def _hashes_right(self, blob: Blob) -> bool:
@@ -187,8 +191,8 @@ class _Rebuild:
                     self.report.problems.append(f"tag {name}:{tag} is lost: {error}")
         for digest in references.pins:
             if await self._index.find_blob(digest) is None:
-                self.report.problems.append(f"the pinned blob {digest} is lost")
-                continue
+                # Nobody took the pin back: it waits for the push.
+                self.report.problems.append(f"the pinned blob {digest} is lost; push it again")
             await self._index.restore_pin(digest)
             self.report.pins += 1
         numbered = [name.last async for name in list_journal(self._backend)]
@@ -231,10 +235,12 @@ class _Rebuild:
         blob = await self._index.find_blob(digest)
         if blob is None:
             raise KeyUnknown("its bytes are not there")
-        manifest = parse_manifest(await read_all(self._backend, blob.names[0]), entry.media_type)
-        if manifest.digest != digest:
-            raise KeyUnknown("its bytes are damaged")
-        return manifest
+        data = await read_all(self._backend, blob.names[0])
+        if Digest.of(data) != digest:
+            # Else a push would take what lies there for it.
+            await self._index.suspect_blob(blob.digest, blob.generation)
+            raise KeyUnknown("its bytes are damaged; push it again")
+        return parse_manifest(data, entry.media_type)
 
     async def _restore_lost_aliases(self, manifest: Manifest, references: References) -> None:
         """What a manifest names by another algorithm and is lost: its sha256 is known, so that a push can heal it."""

@@ -72,21 +72,20 @@ async def _sweep_let_go(index: Index, marked: Marked, policy: GcPolicy, now_ms: 
     """The blobs that only records of this plan's drops keep."""
     is_at_once = policy.terms.term_ms == 0
     # In the order of the plan, not of a set: so that the same run does the same things in the same order.
-    dying = dict.fromkeys(drop.key for group in marked.groups for drop in group)
-    seen: set[Digest] = set()
-    for key in dying:
-        for digest in (key.digest, *await index.list_children(key)):
-            if digest in seen:
-                continue
-            seen.add(digest)
-            if not dying.keys() >= set(await index.list_parents(digest, len(dying) + 1)):
-                continue
-            for standing in await index.standings([digest], now_ms, policy.terms):
-                if is_at_once:
-                    _add_candidate(swept, standing, key)
-                else:
-                    swept.later_blobs += 1
-                    swept.later_bytes += standing.size_bytes
+    dying = list(dict.fromkeys(drop.key for group in marked.groups for drop in group))
+    going = frozenset(dying)
+    keepers: dict[Digest, ManifestKey] = {}
+    for at in range(0, len(dying), policy.batch_max):
+        for each in await index.list_let_go(dying[at : at + policy.batch_max], going):
+            keepers.setdefault(each.digest, each.keeper)
+    digests = list(keepers)
+    for at in range(0, len(digests), policy.batch_max):
+        for standing in await index.standings(digests[at : at + policy.batch_max], now_ms, policy.terms):
+            if is_at_once:
+                _add_candidate(swept, standing, keepers[standing.digest])
+            else:
+                swept.later_blobs += 1
+                swept.later_bytes += standing.size_bytes
 
 
 def _add_candidate(swept: Swept, standing: Standing, keeper: ManifestKey | None) -> None:

@@ -26,6 +26,7 @@ from blobstore.abc.records import (
     Hold,
     IndexIdentity,
     Intent,
+    LetGo,
     ManifestKey,
     ManifestNode,
     ManifestPut,
@@ -309,6 +310,10 @@ class CollectorIndex(abc.ABC):
     @abc.abstractmethod
     async def standings(self, digests: Sequence[Digest], now_ms: int, terms: HoldTerms) -> Sequence[Standing]:
         """What keeps each of some blobs; those without a row are left out."""
+
+    @abc.abstractmethod
+    async def list_let_go(self, keys: Sequence[ManifestKey], going: AbstractSet[ManifestKey]) -> Sequence[LetGo]:
+        """The blobs that the records of `keys` keep, and none outside of `going`."""
 
     @abc.abstractmethod
     async def sweep_holds(self, now_ms: int, terms: HoldTerms, after: bytes | None, limit: int) -> bytes | None:

@@ -170,6 +170,13 @@ class Unreferenced(msgspec.Struct, frozen=True):
     last_referrer: ManifestKey | None
 
 
+class LetGo(msgspec.Struct, frozen=True):
+    """A blob that only going records keep, and the first of them."""
+
+    digest: Digest
+    keeper: ManifestKey
+
+
 class Standing(msgspec.Struct, frozen=True):
     """What keeps a blob at one moment. `held_until_ms` is the end of its longest hold, 0 without one."""
 

@@ -22,6 +22,7 @@ from blobstore.abc.records import (
     Hold,
     IndexIdentity,
     Intent,
+    LetGo,
     ManifestKey,
     ManifestNode,
     ManifestPut,
@@ -313,6 +314,10 @@ class KeyValueIndex(Index):
     async def standings(self, digests: Sequence[Digest], now_ms: int, terms: HoldTerms) -> Sequence[Standing]:
         """See `CollectorIndex.standings`."""
         return await self._scan(_scanning.standings, digests, now_ms, terms)
+
+    async def list_let_go(self, keys: Sequence[ManifestKey], going: AbstractSet[ManifestKey]) -> Sequence[LetGo]:
+        """See `CollectorIndex.list_let_go`."""
+        return await self._scan(_scanning.list_let_go, keys, going)
 
     async def sweep_holds(self, now_ms: int, terms: HoldTerms, after: bytes | None, limit: int) -> bytes | None:
         """See `CollectorIndex.sweep_holds`."""

@@ -11,6 +11,7 @@ from blobstore.abc.records import (
     Alias,
     Guards,
     Hold,
+    LetGo,
     ManifestKey,
     ManifestNode,
     ReferencedBlob,
@@ -342,6 +343,19 @@ def standings(tx: Transaction, digests: Sequence[Digest], now_ms: int, terms: Ho
         has_edge = state.has_edge(tx, digest.value)
         found.append(Standing(digest, state.blob_state(row), row.size, has_edge, is_held, until_ms, referrer))
     return found
+
+
+def list_let_go(tx: Transaction, keys: Sequence[ManifestKey], going: AbstractSet[ManifestKey]) -> list[LetGo]:
+    """What only going records keep."""
+    places = {state.manifest_key(tx, key) for key in going}
+    keepers: dict[bytes, ManifestKey] = {}
+    for key in keys:
+        place = state.manifest_key(tx, key)
+        for edge, _ in tx.scan_prefix(Table.EDGES_FROM, place) if place is not None else ():
+            raw = edge[36:]
+            if raw not in keepers and all(to[32:] in places for to, _ in tx.scan_prefix(Table.EDGES_TO, raw)):
+                keepers[raw] = key
+    return [LetGo(Digest.from_sha256(raw), keeper) for raw, keeper in keepers.items()]
 
 
 def list_due_trash(tx: Transaction, now_ms: int, terms: HoldTerms, after: bytes | None, limit: int) -> Slice[Trash]:

@@ -38,6 +38,24 @@ class ScanningTests(IndexTests):
         assert set(found) == by_drop | by_sparing | {Digest.of(b"free")}
         assert found[Digest.of(b"only going")].last_referrer == ManifestKey(ALPHA, going.digest)
 
+    async def test_what_only_going_records_keep_is_found(self, scene: Scene) -> None:
+        """Each blob once, with the first record that keeps it; not what another record, or another repository, keeps."""
+        first = await scene.push_image(b"only going", b"shared", config=b"1")
+        second = await scene.push_image(b"only going", b"elsewhere", config=b"2")
+        await scene.push_image(b"shared", config=b"3", tags=["latest"])
+        await scene.push_image(b"elsewhere", config=b"4", repository=BETA)
+        keys = [ManifestKey(ALPHA, manifest.digest) for manifest in (first, second)]
+        found = {each.digest: each.keeper for each in await scene.index.list_let_go(keys, frozenset(keys))}
+        assert found == {
+            first.digest: keys[0],
+            Digest.of(b"1"): keys[0],
+            Digest.of(b"only going"): keys[0],
+            second.digest: keys[1],
+            Digest.of(b"2"): keys[1],
+        }
+        alone = await scene.index.list_let_go(keys[1:], frozenset(keys[1:]))
+        assert {each.digest for each in alone} == {second.digest, Digest.of(b"2")}
+
     async def test_slices_of_manifests_meet_all(self, scene: Scene) -> None:
         """Whatever the limit, each record comes once, those of one repository together."""
         for repository in (ALPHA, BETA):
