@@ -1,4 +1,4 @@
-"""A segment of the soak: one store from its making to the last check, worked on by five processes."""
+"""A segment of the soak: one store from its making to the last check, worked on by six processes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from tests.model.recording import Recorder, check_spilled
 from tests.soak.clients import EVENTS
 
 CREW = {
-    # 8 pushers and 6 that are late, 3 pullers, 2 mounters, 2 deleters, 2 retaggers, 2 collectors and the monitor, in one index.
-    "one": ("ask", "ask", "pull", "retag", "collect", "late", "late"),
+    # 8 pushers and 6 that are late, 3 pullers, 2 mounters, 2 deleters, 2 retaggers, 2 collectors (one beside clients, one alone)
+    # and the monitor, on one index.
+    "one": ("ask", "ask", "pull", "retag", "late", "late"),
     "two": ("mount", "ask", "pull", "delete", "mounter"),
     "three": ("mount", "send", "pull", "retag", "collect"),
     "four": ("ask", "mount", "delete", "mounter", "late", "late", "late", "late"),
+    "collect": ("collect",),
     "watch": ("monitor",),
 }
 KILL_EVERY_S = 20
