@@ -365,7 +365,8 @@ class Collector:
         """Where an upload was abandoned, its process may have died with its bytes published but not committed."""
         if not plan.is_full or self._find_orphans is None:
             return
-        await self._index.note_boot(boot_id())
+        every_ms = int(plan.policy.orphan_scan_every_s * 1000)
+        await self._index.ask_orphan_scan(boot_id(), self._clock.now_ms(), every_ms)
         guards = await self._index.guards()
         if guards.is_orphan_scan_due:
             report.orphans = await self._find_orphans()

@@ -23,6 +23,8 @@ class GcPolicy(msgspec.Struct, frozen=True):
     max_share_floor_blobs: int = 1000
     upload_idle_s: float = 24 * 3600
     """How long nothing may arrive for an upload before it is expired."""
+    orphan_scan_every_s: float = 7 * 24 * 3600
+    """How often a full run lists the backend for what no row knows, when nothing else asks for it."""
     renew_s: float = RENEW_S
     clock_jump_max_s: float = 300
     """How far the wall clock may run away from the monotonic one, or go back between runs, before nothing is condemned for a
@@ -33,7 +35,7 @@ class GcPolicy(msgspec.Struct, frozen=True):
     """How many rows one slice of a scan reads."""
 
     def __post_init__(self) -> None:
-        for name in ("grace_s", "quarantine_s", "upload_idle_s", "renew_s", "clock_jump_max_s"):
+        for name in ("grace_s", "quarantine_s", "upload_idle_s", "orphan_scan_every_s", "renew_s", "clock_jump_max_s"):
             if not 0 <= getattr(self, name) <= 100 * 365 * 24 * 3600:
                 raise ConfigInvalid(f"{name} must be between 0 seconds and 100 years, not {getattr(self, name)}")
         for name, least in (("batch_max", 1), ("slice_max", 1), ("max_share_floor_blobs", 0)):

@@ -398,9 +398,10 @@ class SafetyIndex(abc.ABC):
         that was asked for since stays due."""
 
     @abc.abstractmethod
-    async def note_boot(self, boot: str) -> None:
-        """Say which boot of the machine this is. After another one an orphan scan is due: a power cut may bring back names that
-        were taken away, such as that of an upload beside the blob it became (seen on btrfs)."""
+    async def ask_orphan_scan(self, boot: str, now_ms: int, every_ms: int) -> None:
+        """Ask for an orphan scan if this is another boot of the machine than when one was asked for last, or if that is as long
+        ago. A power cut may bring back names that were taken away (seen on btrfs: an upload's, beside the blob's that it
+        became), and a process that slept may publish what was given up long ago, and die."""
 
     @abc.abstractmethod
     def unrecorded_generation(self) -> Generation:

@@ -394,9 +394,9 @@ class KeyValueIndex(Index):
         """See `SafetyIndex.note_orphan_scan`."""
         await self._write(_safety.note_orphan_scan, is_due, token)
 
-    async def note_boot(self, boot: str) -> None:
-        """See `SafetyIndex.note_boot`."""
-        await self._write(_safety.note_boot, boot)
+    async def ask_orphan_scan(self, boot: str, now_ms: int, every_ms: int) -> None:
+        """See `SafetyIndex.ask_orphan_scan`."""
+        await self._write(_safety.ask_orphan_scan, boot, now_ms, every_ms)
 
     def unrecorded_generation(self) -> Generation:
         """See `SafetyIndex.unrecorded_generation`."""

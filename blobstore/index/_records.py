@@ -22,7 +22,7 @@ META_FROZEN = b"frozen"
 META_QUIET_SINCE = b"quiet since"
 META_CLOCK_HIGH = b"clock high"
 META_ORPHAN_SCAN = b"orphan scan due"
-META_BOOT = b"boot"
+META_ORPHAN_SCAN_ASKED = b"orphan scan asked"
 
 EDGE_SELF, EDGE_BLOB, EDGE_MANIFEST = b"s", b"b", b"m"
 

@@ -73,11 +73,15 @@ def note_orphan_scan(tx: Transaction, is_due: bool, token: bytes | None = None) 
         tx.delete(Table.META, records.META_ORPHAN_SCAN)
 
 
-def note_boot(tx: Transaction, boot: str) -> None:
-    """Ask for an orphan scan if the machine was started since this was called last."""
-    if tx.get(Table.META, records.META_BOOT) != boot.encode():
-        tx.put(Table.META, records.META_BOOT, boot.encode())
-        tx.put(Table.META, records.META_ORPHAN_SCAN, boot.encode())
+def ask_orphan_scan(tx: Transaction, boot: str, now_ms: int, every_ms: int) -> None:
+    """Ask for an orphan scan after another boot, or once in a while."""
+    known = (tx.get(Table.META, records.META_ORPHAN_SCAN_ASKED) or b" 0").decode()
+    known_boot, _, asked_at = known.partition(" ")
+    if known_boot == boot and int(asked_at) <= now_ms < int(asked_at) + every_ms:
+        return
+    token = f"{boot} {now_ms}".encode()
+    tx.put(Table.META, records.META_ORPHAN_SCAN_ASKED, token)
+    tx.put(Table.META, records.META_ORPHAN_SCAN, token)
 
 
 def judge(tx: Transaction, found: Sequence[Seen]) -> list[Verdict]:

@@ -45,7 +45,7 @@ _FREEING = frozenset({
     _references.delete_tag, _references.delete_manifest, _references.hide_repository, _references.continue_removals,
     _collecting.drop_manifests, _collecting.condemn, _collecting.retire, _collecting.forget_trash, _collecting.save_run,
     _collecting.undo_condemned, _collecting.sweep_holds, _outbox.trim_outbox,
-    _safety.freeze, _safety.note_clock, _safety.note_orphan_scan, _safety.note_boot,
+    _safety.freeze, _safety.note_clock, _safety.note_orphan_scan, _safety.ask_orphan_scan,
 })  # fmt: skip
 """Verbs that make room, or that a collection needs to get there."""
 

@@ -17,7 +17,7 @@ NOT_OF_THE_PROTOCOL: Mapping[str, str] = {
     "freeze": "only stops collectors",
     "note_clock": "only stops collectors",
     "note_orphan_scan": "only says that a listing is due",
-    "note_boot": "only says that a listing is due",
+    "ask_orphan_scan": "only says that a listing is due",
     "trim_outbox": "rows that the journal holds",
     "save_run": "a report",
     "initialise": "the very first verb of an index",

@@ -71,7 +71,7 @@ NOT_MODELLED: Mapping[str, str] = {
     "freeze": "stops collectors; the models' may stop at any moment",
     "note_clock": "as freeze",
     "note_orphan_scan": "whether a listing is due: the models' may list at any moment",
-    "note_boot": "as note_orphan_scan",
+    "ask_orphan_scan": "as note_orphan_scan",
     "trim_outbox": "rows that the journal holds already",
     "restore_epochs": "rebuild; generations are not minted twice in the models",
     "restore_tag": "rebuild; as put_tag",
