@@ -35,6 +35,7 @@ from blobstore.errors import (
 from blobstore.gc import GcPolicy
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock, image, image_index
+from blobstore.testing.invariants import find_broken
 from tests.store.pushing import push_blob, small_disk
 
 
@@ -288,6 +289,61 @@ async def test_of_several_copies_the_rebuild_takes_one_that_hashes_right(place: 
     assert (report.superfluous, report.problems) == (1, [])
     async with blobstore.open(place) as store, store.open_blob(Digest.of(b"layer 1")) as blob:
         assert await blob.read() == b"layer 1"
+
+
+async def test_a_pin_outlives_its_bytes_and_a_push_heals_it(place: str) -> None:
+    """It was not taken back: any push of the bytes is pinned again, after however many rebuilds."""
+    digest = Digest.of(b"pinned")
+    async with blobstore.open(place, create=True) as store:
+        async with await store.open_pinned_upload() as upload:
+            await upload.write(b"pinned")
+            await upload.commit()
+        path = Path(place, (await store.stat_blob(digest)).names[0])
+    path.unlink()
+    for _ in range(2):
+        report = await rebuild_index(place)
+        assert report.pins == 1
+        assert [text for text in report.problems if str(digest) in text] == report.problems != []
+    at_once = GcPolicy(grace_s=0, quarantine_s=0)
+    async with blobstore.open(place) as store:
+        await make_collector(store, at_once).run()
+        await push_blob(store, b"pinned")
+        await make_collector(store, at_once).run()
+        async with store.open_blob(digest) as blob:
+            assert await blob.read() == b"pinned"
+        await store.unpin(digest)
+        assert (await make_collector(store, at_once).run()).freed_blobs == 1
+
+
+async def test_a_manifest_that_a_rebuild_finds_damaged_is_healed_by_a_push(place: str) -> None:
+    """Without a scrub: the push must not take what lies there for the manifest."""
+    async with blobstore.open(place, create=True) as store:
+        path = Path(place, (await store.stat_blob(await push_image(store, 1))).names[0])
+    body = path.read_bytes()
+    path.write_bytes(body[:-1])
+    report = await rebuild_index(place)
+    assert (report.manifests, report.tags, len(report.problems)) == (0, 0, 2)
+    async with blobstore.open(place) as store:
+        await push_image(store, 1)
+        assert (await store.repository("app").get_manifest("v1")).body == body
+        assert await find_broken(store) == []
+
+
+async def test_a_blob_of_which_all_copies_are_damaged_is_healed_by_a_push(place: str) -> None:
+    """The rebuild has read them, and knows."""
+    digest = Digest.of(b"layer 1")
+    async with blobstore.open(place, create=True) as store:
+        await push_image(store, 1)
+        path = Path(place, (await store.stat_blob(digest)).names[0])
+    for copy in (path, path.with_name(path.name[:-32] + "0" * 31 + "1")):
+        copy.write_bytes(b"lAyer 1")
+    report = await rebuild_index(place)
+    assert len(report.problems) == 1
+    async with blobstore.open(place) as store:
+        await push_blob(store, b"layer 1")
+        async with store.open_blob(digest) as blob:
+            assert await blob.read() == b"layer 1"
+        assert await find_broken(store) == []
 
 
 async def test_an_older_copy_of_the_index_serves_but_does_not_collect(place: str) -> None:
