@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from blobstore.abc.paging import every, every_tag
 from blobstore.gc import GcPolicy
 from blobstore.testing.invariants import find_broken, find_garbage
-from tests.simulation.catalogue import BYTES
+from tests.simulation.catalogue import BY_DIGEST, BYTES, needs
 from tests.simulation.machine_collecting import _DESCENT_MAX, DAY_MS
 from tests.simulation.machine_failing import FailingRules
 from tests.simulation.oracle import Pin
@@ -48,7 +48,11 @@ class Machine(FailingRules):
             self.run(self.world.stop())
             self.restore()
             after = self.run(self.references())
-            assert after == before, {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+            # Of a foreign layer the backend can't tell whose it is: where its bytes are there, a rebuild keeps them.
+            assert before.pop("foreign") <= after.pop("foreign")
+            assert after == before, {
+                name: (before[name], after[name]) for name in before if before[name] != after[name]
+            }
             assert not (broken := self.run(find_broken(self.store))), broken
 
     def leave_alone(self, policy: GcPolicy) -> None:
@@ -85,6 +89,8 @@ class Machine(FailingRules):
         index = self.store.index
         repositories = await index.list_repositories(None, 1000)
         nodes = [node async for node in every(lambda after: index.scan_manifests(after, 1000))]
+        kept = {node.record.key: set(await index.list_children(node.record.key)) for node in nodes}
+        owed = {key: digests & needs(BY_DIGEST[key.digest]) for key, digests in kept.items()}
         return {
             "manifests": {
                 node.record.key: (
@@ -93,10 +99,11 @@ class Machine(FailingRules):
                     node.record.is_subject_gone,
                     node.record.tag_count,
                     sorted(node.children),
-                    sorted(await index.list_children(node.record.key)),
+                    sorted(owed[node.record.key]),
                 )
                 for node in nodes
             },
+            "foreign": {(key, digest) for key in kept for digest in kept[key] - owed[key]},
             "tags": {
                 (name, entry.tag): (entry.digest, entry.updated_at_ms)
                 for name in repositories
