@@ -398,8 +398,13 @@ class Collector:
         """Bytes that the backend would not delete stay in the trash, and the next run tries again."""
         gone = {trash.generation for trash in freed}
         doubtful = [trash for trash in retiring if trash.generation not in gone]
-        # What another collector, or the process that left it, deleted at the same time has no row any more.
-        left = [trash for trash in doubtful if await self._index.find_trash(trash.generation) is not None]
+        left: list[Trash] = []
+        for trash in doubtful:
+            # What another collector, or the process that left it, deleted at the same time has no row any more; and one that
+            # names more than was asked for just now got that since, from a commit that came too late.
+            now = await self._index.find_trash(trash.generation)
+            if now is not None and set(now.names) <= set(trash.names):
+                left.append(trash)
         report.undeleted += len(left)
         for trash in left[:1]:
             self._events(

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from blobstore.abc.records import Retired
+from blobstore.abc.records import CommitOutcome, Content, Retired
 from blobstore.backends.memory import MemoryBackend
+from blobstore.digest import Digest
+from blobstore.gc import GcPolicy
 from blobstore.index.lmdb import LmdbIndex
 from blobstore.index.memory import MemoryIndex
+from blobstore.layout import blob_key
+from blobstore.names import RepositoryName, UploadId
 from blobstore.parts import delete_trash
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
-from tests.gc.scene import Bench
+from tests.gc.scene import HOUR_MS, Bench
 
 _TRY_TO_BE_ALONE = """
 import fcntl, sys
@@ -59,5 +64,35 @@ async def test_what_another_collector_freed_first_is_no_alarm(monkeypatch: pytes
     monkeypatch.setattr(index, "retire", retire_for_both)
     report = await bench.collector().run()
     assert (report.condemned_blobs, report.freed_blobs, report.undeleted) == (3, 0, 0)
+    assert not await bench.keys()
+    await store.aclose()
+
+
+async def test_trash_that_a_late_commit_adds_to_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its upload expired; while a collector deletes what it left, its commit is refused and adds the name it published. That
+    goes with the next run."""
+    clock, index, backend = FakeClock(), MemoryIndex(), MemoryBackend()
+    store = Store(backend, index, clock=clock)
+    await store.open(create=True)
+    content = Content(Digest.of(b"data"), 4)
+    intent = await index.start_upload(UploadId.random(), RepositoryName("app"), None, clock.now_ms(), "")
+    key = blob_key(content.digest, intent.generation)
+    clock.advance(25 * HOUR_MS)
+    delete = backend.delete
+
+    async def delete_and_commit(keys: Sequence[str]) -> frozenset[str]:
+        gone = await delete(keys)
+        if key not in keys:
+            await backend.put_new(key, b"data")
+            committed = await index.commit_blob(intent, content, [key], clock.now_ms())
+            assert committed.outcome is CommitOutcome.INTERRUPTED
+        return gone
+
+    monkeypatch.setattr(backend, "delete", delete_and_commit)
+    bench = Bench(store, clock)
+    for _ in range(2):
+        report = await bench.collector(GcPolicy()).run()
+        assert report.undeleted == 0
+        clock.advance(25 * HOUR_MS)
     assert not await bench.keys()
     await store.aclose()
