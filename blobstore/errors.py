@@ -5,13 +5,14 @@
     │                            ManifestInvalid, ManifestTooLarge, RangeInvalid, ArchiveInvalid, ConfigInvalid
     ├── ContentMismatch          the bytes are not what their name or length claims: DigestMismatch, SizeMismatch
     ├── NotFound                 BlobUnknown, ManifestUnknown, RepositoryUnknown, TagUnknown, UploadUnknown, RunUnknown,
-    │                            StoreUnknown, KeyUnknown
+    │                            StoreUnknown, BucketUnknown, KeyUnknown
     ├── Refused                  not in this state: ManifestBlobUnknown, StillReferenced, UploadBusy, UploadInterrupted,
     │                            StoreFrozen, StoreBusy, CollectionRefused
     ├── StoreMismatch            these parts do not belong together: FormatUnsupported, ForeignStore, IndexMissing,
     │                            IndexOnNetwork
     ├── Damaged                  what lies on the disk is wrong: BlobDamaged, IndexDamaged, JournalDamaged
-    └── StorageFailed            the layer below failed: StorageFull, IndexPoisoned, TransientError (the only one retried)
+    └── StorageFailed            the layer below failed: StorageFull, IndexPoisoned, AccessDenied, TransientError (the only one
+                                 retried) with SlowDown
 
 Sources: distribution-spec, Error Codes; the names follow its codes where there is one.
 """
@@ -113,6 +114,10 @@ class StoreUnknown(NotFound):
     """There is no store at this place."""
 
 
+class BucketUnknown(NotFound):
+    """The object store has no bucket of that name."""
+
+
 class KeyUnknown(NotFound):
     """The backend holds nothing under that key."""
 
@@ -205,5 +210,13 @@ class IndexPoisoned(StorageFailed):
     """A sync of the index failed; nothing is answered until the store is opened in a new process."""
 
 
+class AccessDenied(StorageFailed):
+    """The server below doesn't know the credentials, or they have no right to what was asked."""
+
+
 class TransientError(StorageFailed):
-    """A failure that may pass by itself; the retry wrapper alone acts on it."""
+    """A failure that may pass by itself; the retry wrapper alone acts on it. What was asked may have been done all the same."""
+
+
+class SlowDown(TransientError):
+    """The server below asks for fewer requests; nothing was done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import msgspec
@@ -11,6 +12,8 @@ from blobstore.generation import Generation
 
 MARKER_KEY = "blobstore.json"
 BLOBS_PREFIX = "blobs/sha256/"
+DATA_PREFIX = "data/"
+RECORDS_PREFIX = "commits/sha256/"
 UPLOADS_PREFIX = "uploads/"
 JOURNAL_PREFIX = "journal/"
 CHECKPOINT_PREFIX = "checkpoint/"
@@ -19,6 +22,7 @@ SEQUENCE_MAX = 2**63 - 1
 """What the index can count. A name with a larger number is none of ours."""
 
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})\.([0-9a-f]{32})", re.ASCII)
+_DATA = re.compile(r"data/([0-9a-f]{2})/([0-9a-f]{32})", re.ASCII)
 _JOURNAL = re.compile(r"journal/([0-9]{20})-([0-9]{20})\.([0-9a-f]{32})", re.ASCII)
 _CHECKPOINT = re.compile(r"checkpoint/([0-9]{20})\.([0-9a-f]{32})", re.ASCII)
 
@@ -52,6 +56,37 @@ def parse_blob_key(key: str) -> BlobName | None:
     generation = Generation.parse(match[3])
     assert generation is not None, key
     return BlobName(Digest.from_sha256(bytes.fromhex(match[2])), generation)
+
+
+def data_key(generation: Generation) -> str:
+    """Where an object store keeps the bytes of a blob that were sent before their digest was known. What the directories spread
+    is not the generation itself, as those of one process follow each other."""
+    text = str(generation)
+    return f"{DATA_PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:2]}/{text}"
+
+
+def parse_data_key(key: str) -> Generation | None:
+    """The generation of bytes that wait for, or have, a commit record; or None."""
+    match = _DATA.fullmatch(key)
+    generation = Generation.parse(match[2]) if match else None
+    return generation if generation is not None and data_key(generation) == key else None
+
+
+def record_key(key: str) -> str:
+    """Where the commit record of a blob lies, whose own key would be `key`: an empty object that says which digest the bytes of a
+    generation are, for the day the index is lost."""
+    assert key.startswith(BLOBS_PREFIX), key
+    return RECORDS_PREFIX + key.removeprefix(BLOBS_PREFIX)
+
+
+def is_record_key(key: str) -> bool:
+    """Whether a key is that of a commit record. It is deleted before the bytes it speaks of."""
+    return key.startswith(RECORDS_PREFIX)
+
+
+def parse_record_key(key: str) -> BlobName | None:
+    """What the key of a commit record says, or None."""
+    return parse_blob_key(BLOBS_PREFIX + key.removeprefix(RECORDS_PREFIX)) if is_record_key(key) else None
 
 
 def upload_key(generation: Generation) -> str:

@@ -27,6 +27,8 @@ class BackendProperties(msgspec.Struct, frozen=True):
     """How long after its sender died a request may still take effect; 0 on a file system of this machine."""
     recheck_s: float = 60
     """How long to wait before what seemed missing is looked at again."""
+    lists_faster_than_stats: bool = False
+    """Whether one listing is cheaper than a `stat` for each of its keys: on object stores, where each is a request."""
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):
@@ -61,8 +63,11 @@ class BackendUpload(abc.ABC):
         """Forget the bytes from `offset` on."""
 
     @abc.abstractmethod
-    async def commit(self, key: str) -> None:
-        """Make all bytes durable and visible under `key`, at once and whole. The upload is over, also if this raises.
+    async def commit(self, key: str) -> tuple[str, ...]:
+        """Make all bytes durable and visible, at once and whole. The upload is over, also if this raises.
+
+        Returns the names that are the blob's from now on, the one with the bytes first: `key` alone, or, where bytes can't be
+        renamed and were sent before `key` was known, `data_key` of the upload and `record_key` of `key` (`blobstore.layout`).
 
         Raises:
             StorageFull: no space; nothing is visible.
@@ -112,8 +117,13 @@ class Backend(abc.ABC):
         """Write a small value where none is; False, and nothing changed, if one is. Durable on return."""
 
     @abc.abstractmethod
-    async def open_upload(self, upload_id: str, *, resume: bool = False) -> BackendUpload:
+    async def open_upload(self, upload_id: str, *, key: str | None = None, resume: bool = False) -> BackendUpload:
         """Begin an upload, or take up one that was closed or whose process died.
+
+        Args:
+            upload_id: the generation of its bytes, as text.
+            key: where it will be committed, if that is known; it is committed there or nowhere.
+            resume: go on where it was closed.
 
         Raises:
             KeyUnknown: `resume`, and there is none.

@@ -100,7 +100,7 @@ class FilesystemBackend(Backend):
         with translated(f"write {key}"):
             return await self._pool.finish(_files.create_whole, self.path_of(key), data)
 
-    async def open_upload(self, upload_id: str, *, resume: bool = False) -> BackendUpload:
+    async def open_upload(self, upload_id: str, *, key: str | None = None, resume: bool = False) -> BackendUpload:
         """See `Backend.open_upload`."""
         path = self.path_of(UPLOADS_PREFIX + upload_id)
         with translated(f"open upload {upload_id}"):
@@ -253,7 +253,7 @@ class _FileUpload(BackendUpload):
             await self._pool.finish(os.ftruncate, self._open_handle(), offset)
         self._offset = self._written_back = offset
 
-    async def commit(self, key: str) -> None:
+    async def commit(self, key: str) -> tuple[str, ...]:
         """See `BackendUpload.commit`."""
         try:
             final = self._path_of(key)
@@ -264,6 +264,7 @@ class _FileUpload(BackendUpload):
         handle, self._handle = self._open_handle(), None
         with translated(f"commit {key}"):
             await self._pool.finish(_files.publish, handle, self._path, final)
+        return (key,)
 
     async def abort(self) -> None:
         """See `BackendUpload.abort`."""

@@ -49,16 +49,16 @@ class MemoryBackend(Backend):
         self._objects[key] = bytes(data)
         return True
 
-    async def open_upload(self, upload_id: str, *, resume: bool = False) -> BackendUpload:
+    async def open_upload(self, upload_id: str, *, key: str | None = None, resume: bool = False) -> BackendUpload:
         """See `Backend.open_upload`."""
-        key = checked_key(UPLOADS_PREFIX + upload_id)
-        if resume and key not in self._uploads:
+        staged = checked_key(UPLOADS_PREFIX + upload_id)
+        if resume and staged not in self._uploads:
             raise KeyUnknown(f"no upload {upload_id}")
-        if key in self._busy or (not resume and key in self._uploads):
+        if staged in self._busy or (not resume and staged in self._uploads):
             raise UploadBusy("another session is writing to this upload")
-        self._uploads.setdefault(key, bytearray())
-        self._busy.add(key)
-        return _MemoryUpload(self._objects, self._uploads, self._busy, key)
+        self._uploads.setdefault(staged, bytearray())
+        self._busy.add(staged)
+        return _MemoryUpload(self._objects, self._uploads, self._busy, staged)
 
     @asynccontextmanager
     async def read(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -120,11 +120,12 @@ class _MemoryUpload(BackendUpload):
     async def truncate(self, offset: int) -> None:
         del self._bytes()[offset:]
 
-    async def commit(self, key: str) -> None:
+    async def commit(self, key: str) -> tuple[str, ...]:
         try:
             self._objects[checked_key(key)] = bytes(self._bytes())
         finally:
             await self.abort()
+        return (key,)
 
     async def abort(self) -> None:
         if self._data is not None:
