@@ -41,6 +41,11 @@ def random_u64() -> int:
     return secrets.randbits(63)
 
 
+def random_fraction() -> float:
+    """An unguessable number from 0 up to 1."""
+    return secrets.randbits(53) / 2**53
+
+
 @functools.cache
 def boot_id() -> str:
     """Changes whenever the machine starts: what the page cache held then is gone."""
