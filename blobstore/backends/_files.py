@@ -14,10 +14,10 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
-from blobstore.durable import storage_failed, sync_directory
+from blobstore.backends._file_calls import FileCalls, OpenFile
+from blobstore.durable import storage_failed
 from blobstore.errors import KeyUnknown, RangeInvalid
 
-FILE_MODE = 0o600
 _SYNC_FILE_RANGE_WRITE = 2
 
 
@@ -37,6 +37,8 @@ def write_at(handle: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(handle, view, offset)
+        if not written:
+            raise OSError(errno.EIO, "the file system takes no more bytes, and doesn't say why")
         view, offset = view[written:], offset + written
 
 
@@ -60,22 +62,38 @@ def _libc() -> ctypes.CDLL | None:
     return library
 
 
-def publish(handle: int, staged: str, final: str) -> None:
+def publish(calls: FileCalls, handle: int, staged: str, final: str) -> None:
     """Make a written file durable, then visible under its final name, which nobody used before, then that name durable. Closes
     `handle`.
 
     Raises with nothing visible: if a step fails, both names are removed.
     """
     try:
+        size = os.fstat(handle).st_size
         _sync_and_close(handle)
-        os.rename(staged, final)
-        sync_directory(os.path.dirname(final))
+        calls.rename(staged, final, size)
+        calls.sync_directory(os.path.dirname(final))
     except BaseException:
         for name in (staged, final):
             with contextlib.suppress(OSError):
                 # The first error is the one to tell; a file left here is found by reconciliation.
-                os.unlink(name)
+                calls.unlink(name)
         raise
+
+
+def sync_and_keep(calls: FileCalls, handle: int, staged: str) -> None:
+    """Make an upload durable as far as it came, so that it can be taken up again. Closes `handle`."""
+    _sync_and_close(handle)
+    calls.sync_directory(os.path.dirname(staged))
+
+
+def drop(calls: FileCalls, handle: int, staged: str) -> None:
+    """Close and remove a file whose bytes nobody wants."""
+    with contextlib.suppress(OSError):
+        # What a network file system could not write it tells here, and the descriptor is gone all the same.
+        os.close(handle)
+    with contextlib.suppress(FileNotFoundError):
+        calls.unlink(staged)
 
 
 def _sync_and_close(handle: int) -> None:
@@ -85,61 +103,61 @@ def _sync_and_close(handle: int) -> None:
         os.close(handle)
 
 
-def create_whole(path: str, data: bytes) -> bool:
+def create_whole(calls: FileCalls, path: str, data: bytes) -> bool:
     """Make a file with its content at once, durably; False if the name is taken."""
     directory = os.path.dirname(path)
     try:
-        handle = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE)
+        handle = calls.create_unnamed(directory)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT) or not os.path.isdir(
             directory
         ):
             raise
-        return _create_whole_by_name(path, data)
+        return _create_whole_by_name(calls, path, data)
     try:
         write_at(handle, data, 0)
         os.fsync(handle)
         # With a src_dir_fd Python calls linkat(AT_SYMLINK_FOLLOW); without, link(2), which fails (cpython gh-81793).
         return _link_new(
-            lambda: os.link(f"/proc/self/fd/{handle}", path, src_dir_fd=handle, follow_symlinks=True), path
+            calls, lambda: os.link(f"/proc/self/fd/{handle}", path, src_dir_fd=handle, follow_symlinks=True), path
         )
     finally:
         os.close(handle)
 
 
-def _create_whole_by_name(path: str, data: bytes) -> bool:
-    """For file systems without O_TMPFILE. A crash may leave the temporary name; `check` reports it."""
-    staged = f"{path}.new-{os.getpid()}-{os.urandom(8).hex()}"
-    handle = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE)
+def _create_whole_by_name(calls: FileCalls, path: str, data: bytes) -> bool:
+    """For file systems without O_TMPFILE. A crash may leave the temporary name: see `FileCalls.staging_name`."""
+    staged = calls.staging_name(path)
+    handle = calls.create(staged)
     try:
         _write_whole(handle, data)
-        return _link_new(lambda: os.link(staged, path), path)
+        return _link_new(calls, lambda: calls.link(staged, path), path)
     finally:
-        os.unlink(staged)
+        calls.discard(staged)
 
 
-def _link_new(link: Callable[[], None], path: str) -> bool:
+def _link_new(calls: FileCalls, link: Callable[[], None], path: str) -> bool:
     is_new = True
     try:
         link()
     except FileExistsError:
         is_new = False
     # Also where somebody else made it: what we say of it must be durable, and that one may not have come so far.
-    sync_directory(os.path.dirname(path))
+    calls.sync_directory(os.path.dirname(path))
     return is_new
 
 
-def replace_whole(path: str, data: bytes) -> None:
+def replace_whole(calls: FileCalls, path: str, data: bytes) -> None:
     """Make or replace a file with its content at once, durably. If a step fails the old file is still there."""
-    staged = f"{path}.new-{os.getpid()}-{os.urandom(8).hex()}"
-    handle = os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE)
+    staged = calls.staging_name(path)
+    handle = calls.create(staged)
     try:
         _write_whole(handle, data)
-        os.rename(staged, path)
+        calls.rename(staged, path, len(data))
     except BaseException:
-        os.unlink(staged)
+        calls.discard(staged)
         raise
-    sync_directory(os.path.dirname(path))
+    calls.sync_directory(os.path.dirname(path))
 
 
 def _write_whole(handle: int, data: bytes) -> None:
@@ -150,39 +168,38 @@ def _write_whole(handle: int, data: bytes) -> None:
         os.close(handle)
 
 
-def open_range(path: str, start: int, stop: int | None) -> tuple[int, int]:
-    """A descriptor for reading, and where to stop.
+def open_range(calls: FileCalls, path: str, start: int, stop: int | None) -> tuple[OpenFile, int]:
+    """A file opened for reading, and where to stop.
 
     Raises:
         RangeInvalid: see `Backend.read`.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode):
-        os.close(handle)
+    file = calls.open_file(path)
+    if not stat.S_ISREG(file.found.st_mode):
+        file.close()
         raise FileNotFoundError(path)
-    size = found.st_size
+    size = file.found.st_size
     end = size if stop is None else min(stop, size)
     if not 0 <= start <= size or (stop is not None and stop < start):
-        os.close(handle)
+        file.close()
         raise RangeInvalid(f"bytes {start} to {'the end' if stop is None else stop} of {size}")
-    return handle, end
+    return file, end
 
 
-def size_of(path: str) -> int:
+def size_of(calls: FileCalls, path: str) -> int:
     """Length of a regular file."""
-    found = os.stat(path, follow_symlinks=False)
+    found = calls.stat(path)
     if not stat.S_ISREG(found.st_mode):
         raise FileNotFoundError(path)
     return found.st_size
 
 
-def delete_files(paths: list[str]) -> list[str]:
+def delete_files(calls: FileCalls, paths: list[str]) -> list[str]:
     """Unlink files and make that durable; those that are confirmed gone, the absent ones among them."""
     gone: list[str] = []
     for path in paths:
         try:
-            os.unlink(path)
+            calls.unlink(path)
         except FileNotFoundError:
             gone.append(path)
         except OSError:
@@ -192,5 +209,25 @@ def delete_files(paths: list[str]) -> list[str]:
             gone.append(path)
     for directory in {os.path.dirname(path) for path in gone}:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            sync_directory(directory)
+            calls.sync_directory(directory)
     return gone
+
+
+def list_directory(calls: FileCalls, path: str) -> list[tuple[str, int]]:
+    """The names in a directory with their sizes, sorted as keys are: those of directories end in a slash. None where there is
+    no such directory."""
+    found: list[tuple[str, int]] = []
+    try:
+        for entry in calls.entries(path):
+            if entry.is_dir(follow_symlinks=False):
+                found.append((f"{entry.name}/", 0))
+                continue
+            try:
+                found.append((entry.name, calls.size_of_entry(entry)))
+            except FileNotFoundError:
+                # Deleted while we looked: a listing owes only what was there before and after.
+                continue
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found.sort()
+    return found

@@ -11,7 +11,7 @@ from typing import Any
 
 from blobstore.abc.paging import every
 from blobstore.abc.records import BlobState
-from blobstore.backends import filesystem
+from blobstore.backends import _file_backend
 from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.digest import Digest
 from blobstore.gc import GcPolicy
@@ -32,7 +32,7 @@ View = dict[str, list[str]]
 """What can be seen of a store, a sorted list of texts for each kind of thing."""
 
 # So that an upload of few bytes also asks for writeback.
-filesystem._WRITEBACK_BYTES = 256 * 1024
+_file_backend._WRITEBACK_BYTES = 256 * 1024
 
 
 class _NoThreads(WorkerPool):

@@ -46,10 +46,10 @@ DISK = (
                 _FILES,
                 """\
         _sync_and_close(handle)
-        os.rename(staged, final)
+        calls.rename(staged, final, size)
 """,
                 """\
-        os.rename(staged, final)
+        calls.rename(staged, final, size)
         _sync_and_close(handle)
 """,
             ),

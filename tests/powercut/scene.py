@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from blobstore import uploads
 from blobstore.app import make_collector
-from blobstore.backends import filesystem
+from blobstore.backends import _file_backend
 from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.descriptor import Descriptor
 from blobstore.digest import Digest
@@ -198,4 +198,4 @@ class Scene:
 
 def make_chunks_small() -> None:
     """Have this process stage an upload of a few KB on the disk, as it would one of a few MB."""
-    uploads.CHUNK_BYTES = filesystem.CHUNK_BYTES = 8192
+    uploads.CHUNK_BYTES = _file_backend.CHUNK_BYTES = 8192

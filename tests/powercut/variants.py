@@ -12,7 +12,7 @@ from typing import Any
 import lmdb
 
 from blobstore import journal
-from blobstore.backends import _files, filesystem
+from blobstore.backends import _file_backend, _file_calls, _files
 from blobstore.index import _lmdb_transaction, _writer
 from blobstore.index import lmdb as lmdb_index
 
@@ -31,11 +31,11 @@ class _OsWithoutFsync:
 
 
 def _file_not_synced() -> None:
-    _files.os = filesystem.os = _OsWithoutFsync()  # type: ignore[assignment]
+    _files.os = _OsWithoutFsync()  # type: ignore[assignment]
 
 
 def _directory_not_synced() -> None:
-    _files.sync_directory = filesystem.sync_directory = lambda _path: None
+    _file_calls.sync_directory = _file_backend.sync_directory = lambda _path: None
 
 
 def _index_not_synced() -> None:
@@ -88,7 +88,7 @@ def _delete_before_retire() -> None:
         found = [await self.find_trash(generation) for generation in generations]
         root = os.path.dirname(self.path)
         names = [os.path.join(root, name) for trash in found if trash is not None for name in trash.names]
-        await asyncio.to_thread(_files.delete_files, names)
+        await asyncio.to_thread(_files.delete_files, _file_calls.FileCalls(), names)
         return await retire(self, generations, *args)
 
     lmdb_index.LmdbIndex.retire = delete_and_retire
