@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -25,6 +25,24 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
         first = failed.exceptions[0]
     if first is not None:
         raise first
+
+
+async def unstoppable(work: Coroutine[Any, Any, Result]) -> Result:
+    """What `work` returns, which runs to its end also when this wait is cancelled; then the cancellation goes on. For steps whose
+    outcome must be known, so that nothing is left behind: they must end by themselves."""
+    running = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return running.result()
+    if not running.cancelled():
+        # Whoever cancelled the wait is told of that alone.
+        running.exception()
+    raise cancelled
 
 
 class WorkerPool:

@@ -82,8 +82,9 @@ class ObjectClient(abc.ABC):
         """Find out what the server honours, with an object of its own that is deleted again."""
 
     @abc.abstractmethod
-    async def put(self, key: str, data: bytes, *, is_new: bool, sha256: bytes | None = None) -> bool:
-        """Write an object whole. With `is_new` only where none is (as far as the server honours that): False if one is.
+    async def put(self, key: str, data: bytes | bytearray, *, is_new: bool, sha256: bytes | None = None) -> bool:
+        """Write an object whole. With `is_new` only where none is (as far as the server honours that): False if one is. Once it
+        ended, cancelled or not, it uses `data` no more: that memory is written to again.
 
         Args:
             key: its key.
@@ -118,7 +119,8 @@ class ObjectClient(abc.ABC):
 
     @abc.abstractmethod
     async def put_part(self, key: str, multipart_id: str, number: int, data: bytes | bytearray) -> Part:
-        """Send one part, whose checksum is compared with the server's. What was sent before under its number is replaced."""
+        """Send one part, whose checksum is compared with the server's. What was sent before under its number is replaced. Raises
+        `KeyUnknown` if the server knows no such upload. Once it ended, cancelled or not, it uses `data` no more."""
 
     @abc.abstractmethod
     async def list_parts(self, key: str, multipart_id: str) -> Sequence[Part]:

@@ -74,7 +74,7 @@ class RetryingClient(ObjectClient):
         """See `ObjectClient.probe`."""
         return await self._repeat(lambda _: self._client.probe(scratch_key))
 
-    async def put(self, key: str, data: bytes, *, is_new: bool, sha256: bytes | None = None) -> bool:
+    async def put(self, key: str, data: bytes | bytearray, *, is_new: bool, sha256: bytes | None = None) -> bool:
         """See `ObjectClient.put`. Names are used once, so equal bytes under a new one are those of an earlier attempt."""
 
         async def put(may_have_happened: bool) -> bool:  # noqa: FBT001
@@ -215,7 +215,7 @@ class RetryingClient(ObjectClient):
         """See `ObjectClient.presign`."""
         return await self._client.presign(key, valid_s)
 
-    async def _holds(self, key: str, data: bytes) -> bool:
+    async def _holds(self, key: str, data: bytes | bytearray) -> bool:
         """Whether these bytes lie under a key; one request more if they may."""
         if not await self._has_size(key, len(data)):
             return False

@@ -1,65 +1,73 @@
-"""An object store in memory whose requests fail as they are told to: for what stands above a vendor."""
+"""An object store in memory, with faults on order: for tests of what stands on an `ObjectClient`."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
-from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import msgspec
 
 from blobstore.abc.backend import CHUNK_BYTES, ObjectInfo
 from blobstore.backends._object_client import Abilities, Limits, ObjectClient, OpenMultipart, Part
-from blobstore.errors import BlobstoreError, KeyUnknown, RangeInvalid, StorageFailed
-
-PAGE_KEYS = 1000
+from blobstore.errors import BlobstoreError, KeyUnknown, RangeInvalid, SlowDown, StorageFailed, TransientError
 
 
 class Fault(msgspec.Struct, frozen=True):
     """What goes wrong with one request."""
 
-    error: BlobstoreError
-    is_done: bool = False
-    """The request takes effect all the same, and only its answer is lost."""
-    after: int = 0
-    """A body breaks off behind so many bytes, a listing behind so many entries."""
+    error: Callable[[str], BlobstoreError] = TransientError
+    """What the caller is told."""
+    has_effect: bool = False
+    """Whether the server did it all the same: a time-out after the effect."""
+    after_bytes: int | None = None
+    """Of a `get`: the body breaks off behind so many bytes."""
+    is_late: bool = False
+    """The caller is told at once; the server does it when `FakeObjectClient.deliver_late` is called."""
 
 
-class Unconfirmed(msgspec.Struct, frozen=True):
-    """A delete that leaves some keys where they are, without an error."""
+Result = TypeVar("Result")
 
-    keys: frozenset[str]
+SLOW_DOWN = Fault(SlowDown)
+TIMED_OUT = Fault(has_effect=True)
+LOST = Fault()
 
 
-class MemoryObjectClient(ObjectClient):
-    """Objects in a dict. `faults[verb]` are used up one a request, None for one that goes well; `requests` counts by verb.
+class FakeObjectClient(ObjectClient):
+    """Buckets of a dict. `faults[verb]` is a queue: each call of the verb takes one; None lets it pass. `calls` counts
+    requests."""
 
-    Each request takes `turns` turns of the event loop before it takes effect and as many before it is answered, so that it can be
-    cancelled at either.
-    """
-
-    def __init__(self, *, part_min_bytes: int = 1, delete_max: int = 1000, creates_once: bool = True) -> None:
-        self._limits = Limits(part_min_bytes=part_min_bytes, part_max_bytes=2**32, delete_max=delete_max)
-        self._creates_once = creates_once
-        self.objects: dict[str, bytes] = {}
+    def __init__(
+        self,
+        *,
+        part_min_bytes: int = 1024,
+        creates_once: bool = True,
+        delete_max: int = 1000,
+        objects: dict[str, bytes] | None = None,
+    ) -> None:
+        self.objects: dict[str, bytes] = {} if objects is None else objects
         self.multiparts: dict[tuple[str, str], dict[int, bytes]] = {}
-        self.faults: defaultdict[str, deque[Fault | Unconfirmed | None]] = defaultdict(deque)
-        self.requests: Counter[str] = Counter()
-        self.turns = 1
-        self.under_way = self.under_way_max = 0
+        self.faults: defaultdict[str, deque[Fault | None]] = defaultdict(deque)
+        self.calls: defaultdict[str, int] = defaultdict(int)
+        self.sending = self.sending_max = 0
+        self._late: list[Callable[[], object]] = []
+        self._limits = Limits(part_min_bytes, 5 * 1024**3, delete_max=delete_max)
+        self._creates_once = creates_once
         self._started = 0
 
     @property
     def vendor(self) -> str:
         """See `ObjectClient.vendor`."""
-        return "memory"
+        return "fake"
 
     @property
     def location(self) -> str:
         """See `ObjectClient.location`."""
-        return "an object store in memory"
+        return "fake://bucket"
 
     @property
     def limits(self) -> Limits:
@@ -74,154 +82,174 @@ class MemoryObjectClient(ObjectClient):
 
     async def probe(self, scratch_key: str) -> Abilities:
         """See `ObjectClient.probe`."""
-        async with self._request("probe"):
-            assert scratch_key
-            return Abilities(creates_once=self._creates_once, checks_sha256=True)
+        return await self._ask("probe", lambda: Abilities(creates_once=self._creates_once, checks_sha256=True))
 
-    async def put(self, key: str, data: bytes, *, is_new: bool, sha256: bytes | None = None) -> bool:
+    def deliver_late(self) -> None:
+        """What was under way somewhere arrives at the server now."""
+        late, self._late = self._late, []
+        for effect in late:
+            effect()
+
+    async def put(self, key: str, data: bytes | bytearray, *, is_new: bool, sha256: bytes | None = None) -> bool:
         """See `ObjectClient.put`."""
-        async with self._request("put"):
-            if sha256 is not None and hashlib.sha256(data).digest() != sha256:
-                raise StorageFailed(f"put {key}: the body does not hash to what was announced")
+        if sha256 is not None and hashlib.sha256(data).digest() != sha256:
+            raise StorageFailed(f"put {key}: the bytes do not hash to the sha256 that was announced")
+        content = bytes(data)
+
+        def effect() -> bool:
             if is_new and self._creates_once and key in self.objects:
                 return False
-            self.objects[key] = bytes(data)
+            self.objects[key] = content
             return True
+
+        return await self._ask("put", effect)
 
     @asynccontextmanager
     async def get(
         self, key: str, start: int = 0, stop: int | None = None
     ) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
         """See `ObjectClient.get`."""
-        async with self._request("get") as fault:
-            data = self._object(key)
-            if not 0 <= start < len(data) or (stop is not None and stop < start):
-                raise RangeInvalid(f"bytes {start} to {stop} of {len(data)}")
-        yield len(data), _body(data[start:stop], fault)
+        fault = self.faults["get"].popleft() if self.faults["get"] else None
+        self.calls["get"] += 1
+        await asyncio.sleep(0)
+        if fault is not None and fault.after_bytes is None:
+            raise fault.error(f"get {key}")
+        if key not in self.objects:
+            raise KeyUnknown(f"nothing under {key}")
+        data = self.objects[key]
+        if start >= len(data) and (start or stop is not None):
+            raise RangeInvalid(f"from byte {start} on of {len(data)}")
+        yield len(data), _chunks(data[start:stop], fault, key)
 
     async def head(self, key: str) -> ObjectInfo:
         """See `ObjectClient.head`."""
-        async with self._request("head"):
-            return ObjectInfo(key, len(self._object(key)))
+
+        def effect() -> ObjectInfo:
+            if key not in self.objects:
+                raise KeyUnknown(f"nothing under {key}")
+            return ObjectInfo(key, len(self.objects[key]))
+
+        return await self._ask("head", effect)
 
     async def delete(self, keys: Sequence[str]) -> frozenset[str]:
         """See `ObjectClient.delete`."""
-        assert len(keys) <= self._limits.delete_max, len(keys)
-        async with self._request("delete") as fault:
-            stays = fault.keys if isinstance(fault, Unconfirmed) else frozenset[str]()
-            for key in set(keys) - stays:
+        assert 0 < len(keys) <= self._limits.delete_max, len(keys)
+
+        def effect() -> frozenset[str]:
+            for key in keys:
                 self.objects.pop(key, None)
-            return frozenset(keys) - stays
+            return frozenset(keys)
+
+        return await self._ask("delete", effect)
 
     async def list(self, prefix: str, after: str | None = None) -> AsyncIterator[ObjectInfo]:
-        """See `ObjectClient.list`. One request a thousand."""
+        """See `ObjectClient.list`."""
+        last = after or ""
         while True:
-            async with self._request("list") as fault:
-                found = sorted(key for key in self.objects if key.startswith(prefix) and (after is None or key > after))
-                page = [ObjectInfo(key, len(self.objects[key])) for key in found[:PAGE_KEYS]]
-            for number, info in enumerate(page):
-                _break_off(fault, number)
+            page = await self._ask("list", functools.partial(self._page, prefix, last))
+            for info in page[:1000]:
                 yield info
-            if len(found) <= PAGE_KEYS:
+            if len(page) <= 1000:
                 return
-            after = page[-1].key
+            last = page[999].key
+
+    def _page(self, prefix: str, after: str) -> Sequence[ObjectInfo]:
+        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+        return [ObjectInfo(key, len(self.objects[key])) for key in keys[:1001]]
 
     async def start_multipart(self, key: str) -> str:
         """See `ObjectClient.start_multipart`."""
-        async with self._request("start_multipart"):
+
+        def effect() -> str:
             self._started += 1
-            multipart_id = f"multipart-{self._started}"
-            self.multiparts[key, multipart_id] = {}
-            return multipart_id
+            self.multiparts[key, f"m{self._started}"] = {}
+            return f"m{self._started}"
+
+        return await self._ask("start_multipart", effect)
 
     async def put_part(self, key: str, multipart_id: str, number: int, data: bytes | bytearray) -> Part:
         """See `ObjectClient.put_part`."""
-        async with self._request("put_part"):
-            assert 1 <= number <= self._limits.parts_max, number
-            self._multipart(key, multipart_id)[number] = bytes(data)
-            return _part(number, data)
+        content = bytes(data)
+
+        def effect() -> Part:
+            self._parts(key, multipart_id)[number] = content
+            return Part(number, len(content), _etag(content))
+
+        self.sending += 1
+        self.sending_max = max(self.sending, self.sending_max)
+        try:
+            return await self._ask("put_part", effect)
+        finally:
+            self.sending -= 1
 
     async def list_parts(self, key: str, multipart_id: str) -> Sequence[Part]:
         """See `ObjectClient.list_parts`."""
-        async with self._request("list_parts"):
-            parts = self._multipart(key, multipart_id)
-            return [_part(number, parts[number]) for number in sorted(parts)]
+
+        def effect() -> Sequence[Part]:
+            found = sorted(self._parts(key, multipart_id).items())
+            return [Part(number, len(data), _etag(data)) for number, data in found]
+
+        return await self._ask("list_parts", effect)
 
     async def complete(self, key: str, multipart_id: str, parts: Sequence[Part]) -> None:
-        """See `ObjectClient.complete`. As real servers do, refuses parts it doesn't have and small ones before the last."""
-        async with self._request("complete"):
-            sent = self._multipart(key, multipart_id)
-            for part in parts:
-                if part.number not in sent or part != _part(part.number, sent[part.number]):
+        """See `ObjectClient.complete`."""
+
+        def effect() -> None:
+            found = self._parts(key, multipart_id)
+            for at, part in enumerate(parts):
+                data = found.get(part.number)
+                if data is None or _etag(data) != part.etag or (at and parts[at - 1].number >= part.number):
                     raise StorageFailed(f"complete {key}: part {part.number} is not what was sent")
-            if not parts or any(part.size_bytes < self._limits.part_min_bytes for part in parts[:-1]):
-                raise StorageFailed(f"complete {key}: no parts, or too small ones")
-            numbers = [part.number for part in parts]
-            assert numbers == sorted(set(numbers)), numbers
-            self.objects[key] = b"".join(sent[number] for number in numbers)
+                if at < len(parts) - 1 and len(data) < self._limits.part_min_bytes:
+                    raise StorageFailed(f"complete {key}: part {part.number} is too small")
+            self.objects[key] = b"".join(found[part.number] for part in parts)
             del self.multiparts[key, multipart_id]
+
+        await self._ask("complete", effect)
 
     async def abort(self, key: str, multipart_id: str) -> None:
         """See `ObjectClient.abort`."""
-        async with self._request("abort"):
-            self.multiparts.pop((key, multipart_id), None)
+        await self._ask("abort", lambda: self.multiparts.pop((key, multipart_id), None))
 
     async def list_multiparts(self, prefix: str) -> AsyncIterator[OpenMultipart]:
         """See `ObjectClient.list_multiparts`."""
-        async with self._request("list_multiparts") as fault:
-            found = sorted(names for names in self.multiparts if names[0].startswith(prefix))
-        for number, (key, multipart_id) in enumerate(found):
-            _break_off(fault, number)
-            yield OpenMultipart(key, multipart_id)
+        for found in await self._ask("list_multiparts", lambda: sorted(self.multiparts)):
+            if found[0].startswith(prefix):
+                yield OpenMultipart(*found)
 
     async def presign(self, key: str, valid_s: int) -> str:
         """See `ObjectClient.presign`."""
-        return f"memory:{key}?valid_s={valid_s}"
+        return f"{self.location}/{key}?valid_s={valid_s}"
 
-    @asynccontextmanager
-    async def _request(self, verb: str) -> AsyncIterator[Fault | Unconfirmed | None]:
-        self.requests[verb] += 1
-        fault = self.faults[verb].popleft() if self.faults[verb] else None
-        fails = isinstance(fault, Fault) and not fault.after
-        self.under_way += 1
-        self.under_way_max = max(self.under_way_max, self.under_way)
-        try:
-            await self._turn()
-            if isinstance(fault, Fault) and fails and not fault.is_done:
-                raise fault.error
-            yield fault
-            await self._turn()
-            if isinstance(fault, Fault) and fails:
-                raise fault.error
-        finally:
-            self.under_way -= 1
-
-    async def _turn(self) -> None:
-        for _ in range(self.turns):
-            await asyncio.sleep(0)
-
-    def _object(self, key: str) -> bytes:
-        if key not in self.objects:
-            raise KeyUnknown(f"nothing under {key}")
-        return self.objects[key]
-
-    def _multipart(self, key: str, multipart_id: str) -> dict[int, bytes]:
+    def _parts(self, key: str, multipart_id: str) -> dict[int, bytes]:
         if (key, multipart_id) not in self.multiparts:
-            raise KeyUnknown(f"no upload {multipart_id} of {key}")
+            raise KeyUnknown(f"no multipart upload {multipart_id} of {key}")
         return self.multiparts[key, multipart_id]
 
+    async def _ask(self, verb: str, effect: Callable[[], Result]) -> Result:
+        self.calls[verb] += 1
+        fault = self.faults[verb].popleft() if self.faults[verb] else None
+        # A request takes its time: others run, and this is where it may be cancelled.
+        await asyncio.sleep(0)
+        if fault is None:
+            result = effect()
+            await asyncio.sleep(0)
+            return result
+        if fault.is_late:
+            self._late.append(effect)
+        elif fault.has_effect:
+            effect()
+        raise fault.error(f"{verb}: as ordered")
 
-def _break_off(fault: Fault | Unconfirmed | None, told: int) -> None:
-    if isinstance(fault, Fault) and fault.after == told > 0:
-        raise fault.error
+
+def _etag(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-async def _body(data: bytes, fault: Fault | Unconfirmed | None) -> AsyncIterator[bytes]:
-    stop = min(len(data), fault.after) if isinstance(fault, Fault) and fault.after else len(data)
-    for at in range(0, stop, CHUNK_BYTES):
-        yield data[at : min(at + CHUNK_BYTES, stop)]
-    _break_off(fault, stop)
-
-
-def _part(number: int, data: bytes | bytearray) -> Part:
-    return Part(number, len(data), hashlib.sha256(data).hexdigest())
+async def _chunks(data: bytes, fault: Fault | None, key: str) -> AsyncIterator[bytes]:
+    end = len(data) if fault is None or fault.after_bytes is None else min(len(data), fault.after_bytes)
+    for at in range(0, end, CHUNK_BYTES):
+        await asyncio.sleep(0)
+        yield data[at : min(end, at + CHUNK_BYTES)]
+    if fault is not None:
+        raise fault.error(f"get {key}: the body broke off")

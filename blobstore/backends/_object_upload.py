@@ -1,0 +1,332 @@
+"""An upload to an object store: parts on their way, the tail that is no whole part yet, and what joins them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from blobstore.abc.backend import CHUNK_BYTES, BackendUpload
+from blobstore.backends._keys import checked_key
+from blobstore.backends._multipart import PARTS_AT_ONCE, PartBuffer, PartPlan
+from blobstore.backends._object_client import Part
+from blobstore.backends._object_tail import Tail, UploadTools
+from blobstore.backends._spool import SpoolState, UploadSpool
+from blobstore.errors import BlobstoreError, InvalidInput, KeyUnknown
+from blobstore.layout import BLOBS_PREFIX, record_key
+from blobstore.pool import unstoppable
+
+_ABORTS_MAX = 3
+
+
+class ObjectUpload(BackendUpload):
+    """Bytes that become an object.
+
+    Less than a part is sent at the commit, with one put to its name. More is sent part by part while it arrives, to `target`: the
+    blob's own key where that was known, else a name of its own, whose digest a commit record tells. Parts can't be read or cut
+    before they are joined; where that is needed all the same they are joined early, and sent again if more follows.
+    """
+
+    def __init__(self, tools: UploadTools, spool: UploadSpool, target: str) -> None:
+        self._tools, self._spool = tools, spool
+        self._client = tools.client
+        state = spool.state
+        self._target = state.target or target
+        self._multipart_id = state.multipart_id
+        self._plan = PartPlan(state.part_bytes or tools.part_bytes)
+        self._joined_bytes = state.joined_bytes
+        self._points = state.points
+        self._parts: dict[int, Part] = {}
+        self._sending: dict[int, asyncio.Task[None]] = {}
+        self._number = 1
+        self._tail = Tail(tools, spool)
+        # Keys that may have come to be, in the order in which they were made.
+        self._made: list[str] = [] if state.joined_bytes is None else [self._target]
+        self._error: BaseException | None = None
+        self._is_over = False
+
+    async def resume(self) -> None:
+        """Take up what the last session left: the parts the server has, and the tail that lies here.
+
+        Raises:
+            KeyUnknown: the server dropped the parts.
+        """
+        if self._joined_bytes is not None or not self._points:
+            return
+        offset = self._points[-1]
+        self._number = self._plan.number_at(offset)
+        if self._number > 1:
+            found = await self._client.list_parts(self._target, self._multipart_id)
+            self._parts = {part.number: part for part in found if part.number < self._number}
+        for number in range(1, self._number):
+            part = self._parts.get(number)
+            if part is None or part.size_bytes != self._plan.size_of(number):
+                raise KeyUnknown(f"{self._client.location} lost part {number} of an upload; start anew")
+        await self._take(await self._tools.pool.finish(self._spool.tail, offset))
+
+    @property
+    def offset(self) -> int:
+        """See `BackendUpload.offset`."""
+        if self._joined_bytes is not None:
+            return self._joined_bytes
+        return self._plan.start_of(self._number) + self._tail.size_bytes
+
+    async def write(self, data: bytes) -> None:
+        """See `BackendUpload.write`."""
+        self._check_usable()
+        if self._joined_bytes is not None:
+            await self._send_again(self._joined_bytes)
+        await self._take(data)
+
+    async def drain(self) -> None:
+        """See `BackendUpload.drain`."""
+        while self._sending:
+            await asyncio.wait(self._sending.values())
+        self._check_usable()
+
+    async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """See `BackendUpload.read`."""
+        tail_start = self._plan.start_of(self._number)
+        if self._joined_bytes is None and start >= tail_start:
+            for at in range(start, stop, CHUNK_BYTES):
+                yield await self._tail.read(at - tail_start, min(stop, at + CHUNK_BYTES) - tail_start)
+        elif start < stop:
+            await self._join()
+            async with self._client.get(self._target, start, stop) as (_, chunks):
+                async for chunk in chunks:
+                    yield chunk
+
+    async def truncate(self, offset: int) -> None:
+        """See `BackendUpload.truncate`. Costs no request within the tail, at the end of a part, and at an offset at which it was
+        closed lately; elsewhere what was sent is sent again."""
+        assert 0 <= offset <= self.offset, offset
+        await self.drain()
+        number = self._plan.number_at(offset)
+        kept = offset - self._plan.start_of(number)
+        saved = await self._saved_tail(offset)
+        await self._forget_points_behind(offset)
+        if self._joined_bytes is not None:
+            await self._send_again(offset)
+        elif number == self._number:
+            self._tail.cut(kept)
+        elif kept == 0 or saved is not None:
+            self._go_back(number)
+            await self._take((saved or b"")[:kept])
+        else:
+            await self._join()
+            await self._send_again(offset)
+
+    async def commit(self, key: str) -> tuple[str, ...]:
+        """See `BackendUpload.commit`."""
+        try:
+            names = await self._publish(checked_key(key))
+        except BaseException:
+            with contextlib.suppress(BlobstoreError):
+                # The first error is the one to tell; what is left is listed among the open uploads, and is deleted there.
+                await self.abort()
+            raise
+        self._is_over = True
+        await self._tools.pool.finish(self._spool.remove)
+        return names
+
+    async def abort(self) -> None:
+        """See `BackendUpload.abort`."""
+        if not self._is_over:
+            self._is_over = True
+            await unstoppable(self._abort())
+
+    async def aclose(self) -> None:
+        """See `BackendUpload.aclose`. If a part could not be sent it raises, and the upload stays as it was when it was closed
+        before."""
+        if not self._is_over:
+            self._is_over = True
+            await unstoppable(self._close())
+
+    # Sending
+
+    async def _take(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            size = self._plan.size_of(self._number)
+            if self._tail.size_bytes == size:
+                await self._send_tail()
+                continue
+            piece = view[: size - self._tail.size_bytes]
+            await self._tail.append(piece, size)
+            view = view[len(piece) :]
+
+    async def _send_tail(self) -> None:
+        """Send the tail as the next part, in a task of its own."""
+        if not self._multipart_id:
+            await unstoppable(self._start_multipart())
+        while len(self._sending) >= PARTS_AT_ONCE:
+            await asyncio.wait(self._sending.values(), return_when=asyncio.FIRST_COMPLETED)
+        self._check_usable()
+        buffer = await self._tail.take()
+        number, self._number = self._number, self._number + 1
+        task = asyncio.ensure_future(self._send(number, buffer))
+        self._sending[number] = task
+        task.add_done_callback(lambda task: self._sent(number, task, buffer))
+
+    async def _start_multipart(self) -> None:
+        self._multipart_id = await self._client.start_multipart(self._target)
+        # Before its first part, so that whoever deletes this upload after a crash aborts it by its id.
+        await self._save(is_durable=False)
+
+    async def _send(self, number: int, buffer: PartBuffer) -> None:
+        self._parts[number] = await self._client.put_part(self._target, self._multipart_id, number, buffer.data)
+
+    def _sent(self, number: int, task: asyncio.Task[None], buffer: PartBuffer) -> None:
+        del self._sending[number]
+        buffer.release()
+        if not task.cancelled() and self._error is None:
+            self._error = task.exception()
+
+    async def _join(self) -> None:
+        """Make one object of all parts, if it isn't one already."""
+        if self._joined_bytes is not None:
+            return
+        size = self.offset
+        if self._tail.size_bytes:
+            await self._send_tail()
+        await self.drain()
+        self._made.append(self._target)
+        await self._client.complete(
+            self._target, self._multipart_id, [self._parts[number] for number in range(1, self._number)]
+        )
+        self._joined_bytes, self._multipart_id = size, ""
+        self._points = ()
+        await self._save(is_durable=False)
+
+    async def _send_again(self, offset: int) -> None:
+        """Begin a new multipart upload of the same name with the first bytes of the object, which it will replace."""
+        self._joined_bytes, self._parts, self._number = None, {}, 1
+        self._tail.cut(0)
+        try:
+            if offset:
+                async with self._client.get(self._target, 0, offset) as (_, chunks):
+                    async for chunk in chunks:
+                        await self._take(chunk)
+        except BaseException as error:
+            # What was taken is no longer what `offset` said: nothing may follow it.
+            self._error = error if isinstance(error, Exception) else KeyUnknown("this upload was cancelled; start anew")
+            raise
+
+    # Ending
+
+    async def _publish(self, key: str) -> tuple[str, ...]:
+        self._check_usable()
+        name = self._tools.prefix + key
+        if self._number == 1 and self._joined_bytes is None:
+            await self._put_whole(name)
+            await self._drop_target(name)
+            return (key,)
+        has_record = name != self._target
+        if has_record and not (key.startswith(BLOBS_PREFIX) and self._target.startswith(self._tools.data_prefix)):
+            raise InvalidInput(f"this upload was begun for {self._target}, it can't become {key}")
+        await self._join()
+        if not has_record:
+            return (key,)
+        record = record_key(key)
+        self._made.append(self._tools.prefix + record)
+        # It names bytes that are there: only after them.
+        await self._client.put(self._tools.prefix + record, b"", is_new=False)
+        return (self._target.removeprefix(self._tools.prefix), record)
+
+    async def _put_whole(self, name: str) -> None:
+        buffer = await self._tail.take() if self._tail.size_bytes else None
+        try:
+            self._made.append(name)
+            await self._client.put(name, buffer.data if buffer is not None else b"", is_new=False)
+        finally:
+            if buffer is not None:
+                buffer.release()
+
+    async def _drop_target(self, name: str) -> None:
+        """What was sent before the upload was truncated to less than a part."""
+        if self._multipart_id:
+            await self._client.abort(self._target, self._multipart_id)
+        if self._target in self._made and self._target != name:
+            await self._client.delete([self._target])
+
+    async def _abort(self) -> None:
+        try:
+            sending = list(self._sending.values())
+            for task in sending:
+                task.cancel()
+            if sending:
+                await asyncio.wait(sending)
+            if self._multipart_id:
+                await self._abort_multipart(may_be_late=bool(sending))
+            for key in reversed(self._made):
+                await self._client.delete([key])
+            await self._tools.pool.run(self._spool.remove)
+        finally:
+            self.let_go()
+
+    async def _abort_multipart(self, *, may_be_late: bool) -> None:
+        for _ in range(_ABORTS_MAX):
+            await self._client.abort(self._target, self._multipart_id)
+            if not may_be_late:
+                return
+            try:
+                # A part that was cancelled on its way may arrive behind the abort.
+                await self._client.list_parts(self._target, self._multipart_id)
+            except KeyUnknown:
+                return
+
+    async def _close(self) -> None:
+        try:
+            while self._sending:
+                await asyncio.wait(self._sending.values())
+            if self._error is not None:
+                raise self._error
+            await self._tools.pool.run(
+                self._spool.save_point, self._state(), self.offset, self._tail.view(), self._tail.size_bytes
+            )
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Another session may take it up, as it was when it was closed before."""
+        self._is_over = True
+        self._tail.cut(0)
+        self._spool.close()
+
+    # What is known
+
+    def _go_back(self, number: int) -> None:
+        """The parts from a number on were never sent; their numbers will replace what the server has."""
+        self._parts = {each: part for each, part in self._parts.items() if each < number}
+        self._number = number
+        self._tail.cut(0)
+
+    async def _saved_tail(self, offset: int) -> bytes | None:
+        for point in self._points:
+            if point >= offset and self._plan.number_at(point) == self._plan.number_at(offset):
+                return await self._tools.pool.finish(self._spool.tail, point)
+        return None
+
+    async def _forget_points_behind(self, offset: int) -> None:
+        """Durably, before a part that they count on is replaced."""
+        kept = tuple(point for point in self._points if point <= offset)
+        if kept != self._points:
+            self._points = kept
+            await self._save(is_durable=True)
+
+    async def _save(self, *, is_durable: bool) -> None:
+        await self._tools.pool.finish(self._spool.save, self._state(), is_durable=is_durable)
+
+    def _state(self) -> SpoolState:
+        return SpoolState(
+            target=self._target,
+            multipart_id=self._multipart_id,
+            part_bytes=self._plan.first_bytes,
+            joined_bytes=self._joined_bytes,
+            points=self._points,
+        )
+
+    def _check_usable(self) -> None:
+        assert not self._is_over, "this upload is over"
+        if self._error is not None:
+            raise self._error
