@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -13,7 +14,7 @@ from blobstore.abc.index import Index
 from blobstore.abc.records import Blob, IndexIdentity, Totals
 from blobstore.clock import Clock, SystemClock, random_hex
 from blobstore.digest import Digest
-from blobstore.errors import BlobUnknown, IndexMissing, StoreFrozen, StoreUnknown
+from blobstore.errors import BlobUnknown, ForeignStore, IndexMissing, StoreFrozen, StoreUnknown
 from blobstore.events import Alarm, EventSink, discard
 from blobstore.journal import Journal, check_not_ahead
 from blobstore.marker import Marker, check_marker, create_marker, new_marker, read_marker
@@ -26,6 +27,10 @@ from blobstore.repository import Repository
 from blobstore.uploads import Upload, start_upload
 
 _PAGE = 1000
+_OTHER_HOST = (
+    "\nThis storage can be reached from other hosts. If one of them writes to the store, work there: its index serves that host "
+    "alone, several writing hosts wait for the PostgreSQL index. A rebuild here takes the store away from that host"
+)
 
 
 class Store:
@@ -90,13 +95,24 @@ class Store:
             await self._parts.backend.open()
             marker = await read_marker(self._parts.backend)
             if marker is not None:
-                await self._join(marker)
+                with self._naming_other_hosts():
+                    await self._join(marker)
             else:
                 await self._make(is_wanted=create)
         except BaseException:
             await self._release()
             raise
         await self._look_for_older_copy()
+
+    @contextlib.contextmanager
+    def _naming_other_hosts(self) -> Iterator[None]:
+        """That an index is missing has a likelier reason than its loss where another host may have it."""
+        try:
+            yield
+        except (IndexMissing, ForeignStore) as error:
+            if self._parts.backend.properties.is_shared:
+                raise type(error)(f"{error}.{_OTHER_HOST}") from error
+            raise
 
     async def _make(self, *, is_wanted: bool) -> None:
         """Index first, marker last: a crash in between leaves an index that the next try takes up."""

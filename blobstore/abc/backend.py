@@ -29,6 +29,10 @@ class BackendProperties(msgspec.Struct, frozen=True):
     """How long to wait before what seemed missing is looked at again."""
     lists_faster_than_stats: bool = False
     """Whether one listing is cheaper than a `stat` for each of its keys: on object stores, where each is a request."""
+    renames_uploads: bool = True
+    """Whether bytes that were sent before their key was known get it when they are committed; see `BackendUpload.commit`."""
+    is_shared: bool = False
+    """Whether other hosts reach the same bytes, and so may try to open the store with an index of their own."""
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):

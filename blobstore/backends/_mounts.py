@@ -1,0 +1,71 @@
+"""What the kernel says of the mount that a directory lies on (proc(5), /proc/self/mountinfo)."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import msgspec
+
+NETWORK_FILE_SYSTEMS = frozenset({
+    "9p", "afs", "beegfs", "ceph", "cifs", "gfs2", "glusterfs", "lustre", "nfs", "nfs4", "ocfs2", "smb3",
+})  # fmt: skip
+"""Types that other hosts reach, too. FUSE says nothing of what is behind it."""
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+_SIX_FIELDS = 6
+
+
+class Mount(msgspec.Struct, frozen=True):
+    """One mount: where it is, what kind of file system lies there, and how it was mounted."""
+
+    place: str
+    kind: str
+    source: str
+    options: tuple[str, ...]
+
+    @property
+    def is_nfs(self) -> bool:
+        """Whether the kernel's NFS client serves it."""
+        return self.kind in ("nfs", "nfs4")
+
+    @property
+    def is_fuse(self) -> bool:
+        """Whether a process serves it."""
+        return self.kind == "fuse" or self.kind.startswith(("fuse.", "fuseblk"))
+
+
+def mount_of(path: str) -> Mount:
+    """The mount that a directory lies on, or will: that of its nearest parent that exists. Blocks as long as a server does that
+    doesn't answer."""
+    nearest = os.path.abspath(path)
+    while True:
+        try:
+            # Opened, not only looked up: that makes an automounter mount what belongs there.
+            handle = os.open(nearest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            nearest = os.path.dirname(nearest)
+    try:
+        with open(f"/proc/self/fdinfo/{handle}", encoding="ascii") as file:
+            number = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
+    finally:
+        os.close(handle)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return parse_mounts(file.read())[int(number)]
+
+
+def parse_mounts(text: str) -> dict[int, Mount]:
+    """The lines of a mountinfo, by the numbers of their mounts."""
+    found: dict[int, Mount] = {}
+    for line in text.splitlines():
+        before, _, behind = line.partition(" - ")
+        fields, (kind, source, options) = before.split(" "), behind.split(" ", 2)
+        # Those of this mount, then those of the file system: NFS tells `soft` in the latter.
+        all_options = (*fields[_SIX_FIELDS - 1].split(","), *options.split(","))
+        found[int(fields[0])] = Mount(_unescaped(fields[4]), kind, _unescaped(source), all_options)
+    return found
+
+
+def _unescaped(text: str) -> str:
+    """Blanks, tabs, line ends and backslashes come as three octal digits."""
+    return _ESCAPED.sub(lambda match: chr(int(match[1], 8)), text)
