@@ -37,6 +37,8 @@ class Part(msgspec.Struct, frozen=True):
     number: int
     size_bytes: int
     etag: str
+    checksum: int | None = None
+    """Of its bytes, in a vendor's own kind, for checking the whole; None where none is told."""
 
 
 class OpenMultipart(msgspec.Struct, frozen=True):

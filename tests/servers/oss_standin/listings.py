@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from aiohttp import web
 
@@ -154,8 +154,8 @@ async def delete_many(service: Service, call: Call) -> Effect:
         raise Refusal(400, "InvalidRequest", "Missing some required header: Content-MD5.")
     body = await call.body()
     try:
-        root = ElementTree.fromstring(body.read(0, body.size))
-    except ElementTree.ParseError as error:
+        root = ET.fromstring(body.read(0, body.size))
+    except ET.ParseError as error:
         raise Refusal(400, "MalformedXML", "The XML you provided was not well-formed.") from error
     wanted = [(node.findtext("Key", ""), node.findtext("VersionId")) for node in root.iter("Object")]
     if not 1 <= len(wanted) <= DELETE_MAX:

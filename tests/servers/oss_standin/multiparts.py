@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from aiohttp import web
 
@@ -163,10 +163,8 @@ def _multipart(bucket: Bucket, call: Call) -> Multipart:
 def _chosen(multipart: Multipart, text: bytes) -> list[Body]:
     """The parts that a complete names, in their order; sizes are looked at only now, as OSS does."""
     try:
-        nodes = [
-            (int(node.findtext("PartNumber", "")), node.findtext("ETag", "")) for node in ElementTree.fromstring(text)
-        ]
-    except (ElementTree.ParseError, ValueError) as error:
+        nodes = [(int(node.findtext("PartNumber", "")), node.findtext("ETag", "")) for node in ET.fromstring(text)]
+    except (ET.ParseError, ValueError) as error:
         raise Refusal(400, "MalformedXML", "The XML you provided was not well-formed.") from error
     numbers = [number for number, _ in nodes]
     if not numbers:

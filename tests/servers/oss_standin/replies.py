@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import itertools
 from urllib.parse import quote
 from xml.sax.saxutils import escape
@@ -82,6 +82,6 @@ def encoded(key: str) -> str:
     return quote(key, safe="/")
 
 
-def iso_time(moment: datetime.datetime) -> str:
+def iso_time(moment: dt.datetime) -> str:
     """A time as listings have it."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")

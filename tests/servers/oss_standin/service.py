@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import datetime
+import datetime as dt
 import ipaddress
 from collections import Counter
 from collections.abc import Callable
@@ -117,7 +117,7 @@ class Service:
         bucket_name, key = self._place(headers.get("host", ""), raw_path)
         operation = _operation(request.method, key, query)
         self.counts[operation] += 1
-        now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=self.clock_ahead_s)
+        now = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.clock_ahead_s)
         signed = signatures.Signed(request.method, bucket_name, key, query, headers)
         account = signatures.check(signed, self.accounts, self.region, now)
         if ACTIONS[operation] in account.denied:

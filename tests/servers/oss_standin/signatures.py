@@ -6,7 +6,7 @@ Written from the signing rules and not from an SDK's code, so that a mistake in 
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import hashlib
 import hmac
 from dataclasses import dataclass, field
@@ -19,10 +19,43 @@ SKEW_MAX_S = 15 * 60
 PRESIGNED_MAX_S = 7 * 24 * 3600
 # What of a query the first version signs.
 _SUBRESOURCES = frozenset(
-    """acl append bucketInfo cors delete encryption lifecycle location logging objectMeta partNumber policy position
-    referer response-cache-control response-content-disposition response-content-encoding response-content-language
-    response-content-type response-expires restore security-token sequential stat symlink tagging uploadId uploads
-    versionId versioning versions website x-oss-process x-oss-traffic-limit continuation-token""".split()
+    [
+        "acl",
+        "append",
+        "bucketInfo",
+        "cors",
+        "delete",
+        "encryption",
+        "lifecycle",
+        "location",
+        "logging",
+        "objectMeta",
+        "partNumber",
+        "policy",
+        "position",
+        "referer",
+        "response-cache-control",
+        "response-content-disposition",
+        "response-content-encoding",
+        "response-content-language",
+        "response-content-type",
+        "response-expires",
+        "restore",
+        "security-token",
+        "sequential",
+        "stat",
+        "symlink",
+        "tagging",
+        "uploadId",
+        "uploads",
+        "versionId",
+        "versioning",
+        "versions",
+        "website",
+        "x-oss-process",
+        "x-oss-traffic-limit",
+        "continuation-token",
+    ]
 )
 _V4_SIGNED = ("content-type", "content-md5")
 
@@ -50,7 +83,7 @@ class Signed:
     headers: dict[str, str]
 
 
-def check(request: Signed, accounts: dict[str, Account], region: str, now: datetime.datetime) -> Account:
+def check(request: Signed, accounts: dict[str, Account], region: str, now: dt.datetime) -> Account:
     """The account that signed; raises `Refusal` if none did, or not now."""
     authorization = request.headers.get("authorization", "")
     if authorization.startswith("OSS4-HMAC-SHA256 "):
@@ -67,9 +100,7 @@ def check(request: Signed, accounts: dict[str, Account], region: str, now: datet
 # Version 1
 
 
-def _check_v1_header(
-    request: Signed, authorization: str, accounts: dict[str, Account], now: datetime.datetime
-) -> Account:
+def _check_v1_header(request: Signed, authorization: str, accounts: dict[str, Account], now: dt.datetime) -> Account:
     key_id, _, signature = authorization.removeprefix("OSS ").partition(":")
     account = _known(accounts, key_id)
     date = request.headers.get("x-oss-date") or request.headers.get("date", "")
@@ -83,7 +114,7 @@ def _check_v1_header(
     return account
 
 
-def _check_v1_query(request: Signed, accounts: dict[str, Account], now: datetime.datetime) -> Account:
+def _check_v1_query(request: Signed, accounts: dict[str, Account], now: dt.datetime) -> Account:
     query = dict(request.query)
     signature, expires, key_id = (query.pop(name, "") for name in ("Signature", "Expires", "OSSAccessKeyId"))
     account = _known(accounts, key_id)
@@ -116,7 +147,7 @@ def _v1_signature(request: Signed, account: Account, date: str, query: dict[str,
 
 
 def _check_v4_header(
-    request: Signed, authorization: str, accounts: dict[str, Account], region: str, now: datetime.datetime
+    request: Signed, authorization: str, accounts: dict[str, Account], region: str, now: dt.datetime
 ) -> Account:
     fields = {}
     for item in authorization.removeprefix("OSS4-HMAC-SHA256 ").split(","):
@@ -132,7 +163,7 @@ def _check_v4_header(
     return account
 
 
-def _check_v4_query(request: Signed, accounts: dict[str, Account], region: str, now: datetime.datetime) -> Account:
+def _check_v4_query(request: Signed, accounts: dict[str, Account], region: str, now: dt.datetime) -> Account:
     query = dict(request.query)
     fields = {
         "Signature": query.pop("x-oss-signature"),
@@ -143,7 +174,7 @@ def _check_v4_query(request: Signed, accounts: dict[str, Account], region: str, 
     date, valid = query.get("x-oss-date", ""), query.get("x-oss-expires", "")
     if not valid.isdigit() or not 0 < int(valid) <= PRESIGNED_MAX_S:
         raise Refusal(400, "AuthorizationQueryParametersError", f"X-OSS-Expires must be 1 to {PRESIGNED_MAX_S}.")
-    if _v4_time(date) + datetime.timedelta(seconds=int(valid)) < now:
+    if _v4_time(date) + dt.timedelta(seconds=int(valid)) < now:
         raise Refusal(403, "AccessDenied", "Request has expired.")
     _check_token(account, query.get("x-oss-security-token"))
     _check_v4(request, account, fields, date, query, region)
@@ -184,9 +215,9 @@ def _v4_query(query: dict[str, str]) -> str:
     return "&".join(f"{name}={value}" if value else name for name, value in encoded)
 
 
-def _v4_time(text: str) -> datetime.datetime:
+def _v4_time(text: str) -> dt.datetime:
     try:
-        return datetime.datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
+        return dt.datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=dt.UTC)
     except ValueError as error:
         raise Refusal(403, "AccessDenied", "OSS authentication requires a valid x-oss-date.") from error
 
@@ -201,9 +232,9 @@ def _known(accounts: dict[str, Account], key_id: str) -> Account:
     return account
 
 
-def _check_time(sent: datetime.datetime, now: datetime.datetime) -> None:
+def _check_time(sent: dt.datetime, now: dt.datetime) -> None:
     if sent.tzinfo is None:
-        sent = sent.replace(tzinfo=datetime.UTC)
+        sent = sent.replace(tzinfo=dt.UTC)
     if abs((sent - now).total_seconds()) > SKEW_MAX_S:
         raise Refusal(
             403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large."

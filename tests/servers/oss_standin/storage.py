@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-import datetime
+import datetime as dt
 import hashlib
 import itertools
 import os
@@ -27,7 +27,8 @@ class Body:
         self._md5 = hashlib.md5(usedforsecurity=False) if wants_md5 else None
         self._memory = bytearray()
         is_long = expected_bytes is None or expected_bytes > IN_MEMORY_MAX_BYTES
-        self.file = tempfile.TemporaryFile(buffering=0) if is_long else None
+        # It is closed when its last reader lets go of it.
+        self.file = tempfile.TemporaryFile(buffering=0) if is_long else None  # noqa: SIM115
 
     def append(self, data: bytes) -> None:
         self.crc = crc64.xz(data, self.crc) if self.size else crc64.xz(data)
@@ -69,7 +70,7 @@ class Version:
     crc: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     kind: str = "Normal"
-    modified: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
+    modified: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
     @property
     def size(self) -> int:
@@ -93,7 +94,7 @@ class Multipart:
     key: str
     headers: dict[str, str]
     parts: dict[int, Body] = field(default_factory=dict)
-    started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
+    started: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
 
 class Bucket:
