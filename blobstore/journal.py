@@ -136,11 +136,12 @@ class Journal:
         await self.settle(sequence)
         upload_id = UploadId.random()
         intent = await self._index.start_upload(upload_id, None, None, self._clock.now_ms(), "")
-        upload = await self._backend.open_upload(str(intent.generation))
+        key = checkpoint_key(sequence, intent.generation)
+        upload = await self._backend.open_upload(str(intent.generation), key=key)
         try:
             async for piece in self._pieces(sequence):
                 await upload.write(piece)
-            await upload.commit(checkpoint_key(sequence, intent.generation))
+            await upload.commit(key)
         except BaseException:
             await upload.abort()
             await self._index.cancel_upload(upload_id, self._clock.now_ms())

@@ -79,6 +79,11 @@ def record_key(key: str) -> str:
     return RECORDS_PREFIX + key.removeprefix(BLOBS_PREFIX)
 
 
+def published_names(key: str, generation: Generation) -> tuple[str, str]:
+    """The names of a blob whose bytes were sent before `key` was known to a backend that can't rename them, the bytes first."""
+    return data_key(generation), record_key(key)
+
+
 def is_record_key(key: str) -> bool:
     """Whether a key is that of a commit record. It is deleted before the bytes it speaks of."""
     return key.startswith(RECORDS_PREFIX)

@@ -13,6 +13,7 @@ from blobstore.clock import Clock
 from blobstore.events import EventSink
 from blobstore.generation import Generation
 from blobstore.journal import Journal
+from blobstore.layout import is_record_key
 from blobstore.pool import WorkerPool
 from blobstore.promises import HoldTerms
 
@@ -49,14 +50,23 @@ class Cleaner:
 
 
 async def delete_trash(index: Index, backend: Backend, trash: list[Trash]) -> list[Trash]:
-    """Delete the bytes of retiring trash and then its rows, in this order; returns what this call removed."""
-    names = [name for each in trash for name in each.names]
+    """Delete the commit records of retiring trash, then its bytes, and then its rows; returns what this call removed."""
+    records = [name for each in trash for name in each.names if is_record_key(name)]
+    gone = await _delete(backend, records)
+    # Without its record, data says nothing to a rebuild; a record without data would promise what is not there.
+    bare = [each for each in trash if gone.issuperset(name for name in each.names if is_record_key(name))]
+    gone |= await _delete(backend, [name for each in bare for name in each.names if not is_record_key(name)])
+    confirmed = [each for each in bare if gone.issuperset(each.names)]
+    return list(await index.forget_trash(confirmed)) if confirmed else []
+
+
+async def _delete(backend: Backend, names: list[str]) -> set[str]:
+    """Those that are confirmed gone."""
     batch = backend.properties.delete_batch_max
     gone: set[str] = set()
     for at in range(0, len(names), batch):
         gone |= await backend.delete(names[at : at + batch])
-    confirmed = [each for each in trash if gone.issuperset(each.names)]
-    return list(await index.forget_trash(confirmed)) if confirmed else []
+    return gone
 
 
 class Parts(msgspec.Struct, frozen=True):

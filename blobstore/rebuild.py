@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
-from blobstore.abc.backend import Backend, read_all
+from blobstore.abc.backend import Backend, ObjectInfo, read_all
 from blobstore.abc.index import Index
 from blobstore.abc.paging import every
 from blobstore.abc.records import Blob, BlobState, IndexIdentity, ManifestKey, Trash, TrashState
@@ -17,17 +17,22 @@ from blobstore.digest import Digest
 from blobstore.errors import Damaged, InvalidInput, KeyUnknown, ManifestUnknown, StoreUnknown
 from blobstore.events import EventSink, Progress, discard
 from blobstore.generation import Generation
+from blobstore.inventory import DataListing, list_data, list_names
 from blobstore.journal import Journal, list_journal, recover
 from blobstore.layout import (
-    BLOBS_PREFIX,
     CHECKPOINT_PREFIX,
     UPLOADS_PREFIX,
+    blob_key,
+    data_key,
     parse_blob_key,
     parse_checkpoint_key,
+    parse_record_key,
     parse_upload_key,
+    published_names,
 )
 from blobstore.manifest import Manifest, parse_manifest
 from blobstore.marker import new_marker, read_marker, replace_marker
+from blobstore.missing import find_missing
 from blobstore.names import RepositoryName
 from blobstore.pool import task_group
 from blobstore.promises import GRACE_S_DEFAULT
@@ -91,7 +96,8 @@ class _Rebuild:
     async def restore_blobs(self) -> None:
         """Every blob found is present and held now; of several generations of one, the first that hashes right."""
         batch: list[Blob] = []
-        async for copies in self._copies():
+        data = await list_data(self._backend)
+        async for copies in self._copies(data):
             chosen, others = await self._choose(copies)
             batch.append(chosen)
             self.report.blobs += 1
@@ -104,28 +110,48 @@ class _Rebuild:
         await self._index.restore_blobs(batch, self._now_ms)
         for blob in self._damaged:
             await self._index.suspect_blob(blob.digest, blob.generation)
+        for generation, size_bytes in data.without_record():
+            self._note(generation)
+            self.report.superfluous += 1
+            await self._trash_names(generation, None, (data_key(generation),), size_bytes)
         async for info in self._backend.list(UPLOADS_PREFIX):
-            generation = parse_upload_key(info.key)
-            if generation is not None:
-                self._note(generation)
-                await self._trash_names(generation, None, info.key, info.size_bytes)
+            upload = parse_upload_key(info.key)
+            if upload is not None:
+                self._note(upload)
+                await self._trash_names(upload, None, (info.key,), info.size_bytes)
         await self._index.restore_epochs([Generation(epoch, high) for epoch, high in self._epochs.items()])
 
-    async def _copies(self) -> AsyncIterator[list[Blob]]:
-        """The generations of one digest together; a listing has them side by side."""
+    async def _copies(self, data: DataListing) -> AsyncIterator[list[Blob]]:
+        """The generations of one digest together; the listings have them side by side."""
         copies: list[Blob] = []
-        async for info in self._backend.list(BLOBS_PREFIX):
-            name = parse_blob_key(info.key)
-            if name is None:
+        async for info in list_names(self._backend):
+            blob = await self._found(info, data)
+            if blob is None:
                 continue
-            self._note(name.generation)
-            blob = Blob(name.digest, BlobState.PRESENT, name.generation, info.size_bytes, None, (info.key,))
             if copies and copies[0].digest != blob.digest:
                 yield copies
                 copies = []
             copies.append(blob)
         if copies:
             yield copies
+
+    async def _found(self, info: ObjectInfo, data: DataListing) -> Blob | None:
+        """The blob that a name speaks of, if its bytes are there."""
+        name, record = parse_blob_key(info.key), parse_record_key(info.key)
+        if name is not None:
+            self._note(name.generation)
+            return Blob(name.digest, BlobState.PRESENT, name.generation, info.size_bytes, None, (info.key,))
+        if record is None:
+            return None
+        self._note(record.generation)
+        size_bytes = data.note_record(record.generation)
+        if size_bytes is None:
+            # A collection was cut short after the bytes went, or somebody else deleted them: references to it say which.
+            self.report.superfluous += 1
+            await self._trash_names(record.generation, record.digest, (info.key,), 0)
+            return None
+        names = published_names(blob_key(record.digest, record.generation), record.generation)
+        return Blob(record.digest, BlobState.PRESENT, record.generation, size_bytes, None, names)
 
     async def _choose(self, copies: Sequence[Blob]) -> tuple[Blob, list[Blob]]:
         if len(copies) == 1:
@@ -147,14 +173,16 @@ class _Rebuild:
     async def _trash(self, blobs: Sequence[Blob]) -> None:
         for blob in blobs:
             self.report.superfluous += 1
-            await self._trash_names(blob.generation, blob.digest, blob.names[0], blob.size_bytes)
+            await self._trash_names(blob.generation, blob.digest, blob.names, blob.size_bytes)
 
-    async def _trash_names(self, generation: Generation, digest: Digest | None, name: str, size_bytes: int) -> None:
+    async def _trash_names(
+        self, generation: Generation, digest: Digest | None, names: tuple[str, ...], size_bytes: int
+    ) -> None:
         not_before_ms = self._now_ms + GRACE_S_DEFAULT * 1000
         trash = Trash(
             generation,
             digest,
-            (name,),
+            names,
             size_bytes,
             not_before_ms,
             TrashState.WAITING,
@@ -252,6 +280,11 @@ class _Rebuild:
 
     async def look_once_more(self) -> None:
         """Every chosen key must still be there: a request of a dead process may have taken effect late."""
+        properties = self._backend.properties
+        if properties.lists_faster_than_stats:
+            found = await find_missing(self._index, self._backend, recheck_s=properties.recheck_s)
+            self.report.problems += [_vanished(digest) for digest in (*found.missing, *found.wrong_size)]
+            return
         async for each in every(lambda after: self._index.scan_references(after, BATCH)):
             if each.blob.state is BlobState.PRESENT:
                 await self._look_at(each.blob)
@@ -261,4 +294,8 @@ class _Rebuild:
             await self._backend.stat(blob.names[0])
         except KeyUnknown:
             await self._index.suspect_blob(blob.digest, blob.generation)
-            self.report.problems.append(f"the bytes of {blob.digest} vanished during the rebuild")
+            self.report.problems.append(_vanished(blob.digest))
+
+
+def _vanished(digest: Digest) -> str:
+    return f"the bytes of {digest} vanished during the rebuild"

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from blobstore.abc.backend import Backend, ObjectInfo
 from blobstore.abc.index import Index
 from blobstore.abc.paging import pages
-from blobstore.abc.records import Blob, BlobState, ReferencedBlob, Seen, Totals, Verdict
+from blobstore.abc.records import Seen, Verdict
 from blobstore.clock import Clock
-from blobstore.digest import Digest
-from blobstore.errors import IndexDamaged, KeyUnknown
 from blobstore.events import Alarm, EventSink, Progress, discard
-from blobstore.layout import BLOBS_PREFIX, UPLOADS_PREFIX, parse_blob_key, parse_upload_key
-from blobstore.pool import task_group
+from blobstore.generation import Generation
+from blobstore.inventory import DataListing, list_data, list_names
+from blobstore.layout import UPLOADS_PREFIX, data_key, parse_blob_key, parse_record_key, parse_upload_key
+from blobstore.missing import PAGE, MissingReport, Search, find_missing, in_pages
 
-PAGE = 1000
-STATS_AT_ONCE_MAX = 16
 UNKNOWN_NAMES_SHOWN_MAX = 100
-_COUNTED = [
-    f"{kind}_{unit}" for kind in ("present", "unreferenced", "condemned", "suspect") for unit in ("blobs", "bytes")
-]
 
 
 class OrphanReport(msgspec.Struct):
@@ -36,147 +30,119 @@ class OrphanReport(msgspec.Struct):
     unknown_names: int = 0
     unknown_shown: list[str] = []
 
-
-class MissingReport(msgspec.Struct):
-    """What the index knows that the backend doesn't have whole."""
-
-    blobs: int = 0
-    size_bytes: int = 0
-    missing: list[Digest] = []
-    wrong_size: list[Digest] = []
-    suspect: list[Digest] = []
-    """Marked by an earlier check, and not pushed anew since."""
-    index_problems: list[str] = []
+    def note_stranger(self, key: str) -> None:
+        """A name that is none of ours."""
+        self.unknown_names += 1
+        if len(self.unknown_shown) < UNKNOWN_NAMES_SHOWN_MAX:
+            self.unknown_shown.append(key)
 
 
-async def find_orphans(index: Index, backend: Backend, clock: Clock, events: EventSink = discard) -> OrphanReport:
+async def reconcile(
+    index: Index, backend: Backend, clock: Clock, *, recheck_s: float, events: EventSink = discard
+) -> tuple[OrphanReport, MissingReport]:
+    """`find_orphans` and `find_missing`; where listing is cheap, with one listing for both."""
+    if not backend.properties.lists_faster_than_stats:
+        orphans = await find_orphans(index, backend, clock, events)
+        return orphans, await find_missing(index, backend, recheck_s=recheck_s, events=events)
+    search = Search(index, backend, events)
+    orphans = await find_orphans(index, backend, clock, events, beside=search)
+    return orphans, await search.finish(recheck_s)
+
+
+async def find_orphans(
+    index: Index, backend: Backend, clock: Clock, events: EventSink = discard, *, beside: Search | None = None
+) -> OrphanReport:
     """List the backend and put what a crash left into the trash. Names that this index can't have minted freeze collecting:
-    then the index went back, or isn't alone."""
+    then the index went back, or isn't alone. What is listed is handed to `beside`, too."""
     report = OrphanReport()
-    async for page in _pages(backend):
-        found = list(_ours(page, report))
+    judge = _Judge(index, clock, events, report)
+    data = await list_data(backend, report.note_stranger)
+    judge.count(len(data))
+    async for page in in_pages(list_names(backend)):
         # The index is read after the page came back, never before: a new upload would look like an orphan.
-        verdicts = await index.judge(found)
+        await judge.put_away(list(_blobs(page, data, report)))
+        if beside is not None:
+            await beside.compare(page, data)
+        judge.count(len(page))
+    async for page in in_pages(backend.list(UPLOADS_PREFIX)):
+        await judge.put_away(list(_uploads(page, report)))
+        judge.count(len(page))
+    await judge.look_at_unrecorded(data)
+    return report
+
+
+class _Judge:
+    """Puts what no row knows into the trash."""
+
+    def __init__(self, index: Index, clock: Clock, events: EventSink, report: OrphanReport) -> None:
+        self._index, self._clock, self._events, self._report = index, clock, events, report
+
+    def count(self, names: int) -> None:
+        """So many names were looked at."""
+        self._report.listed += names
+        self._events(Progress("list", self._report.listed, 0))
+
+    async def put_away(self, found: list[Seen]) -> None:
+        """Judge names, and do what their verdict asks for."""
+        verdicts = await self._index.judge(found)
         orphans = [seen for seen, verdict in zip(found, verdicts, strict=True) if verdict is Verdict.ORPHAN]
         aliens = [seen for seen, verdict in zip(found, verdicts, strict=True) if verdict is Verdict.ALIEN]
         if aliens:
-            report.aliens += len(aliens)
+            self._report.aliens += len(aliens)
             why = f"{aliens[0].key} was written by a process this index knows nothing of"
-            await index.freeze(why)
-            events(Alarm(f"{why}: collecting is off until `blobstore index rebuild`"))
+            await self._index.freeze(why)
+            self._events(Alarm(f"{why}: collecting is off until `blobstore index rebuild`"))
         if orphans:
-            report.orphans += await index.trash_orphans(orphans, clock.now_ms())
-            report.orphan_bytes += sum(seen.size_bytes for seen in orphans)
-        report.listed += len(page)
-        events(Progress("list", report.listed, 0))
-    return report
+            self._report.orphans += await self._index.trash_orphans(orphans, self._clock.now_ms())
+            self._report.orphan_bytes += sum(seen.size_bytes for seen in orphans)
+
+    async def look_at_unrecorded(self, data: DataListing) -> None:
+        """Bytes under `data/` that no commit record spoke of. Their name alone doesn't tell the index whose they are."""
+        doubtful: dict[Generation, Seen] = {}
+        batch: list[Seen] = []
+        for generation, size_bytes in data.without_record():
+            batch.append(Seen(data_key(generation), generation, None, size_bytes))
+            if len(batch) == PAGE:
+                doubtful |= await self._unknown(batch)
+                batch = []
+        doubtful |= await self._unknown(batch)
+        if not doubtful:
+            return
+        # Only now: an upload that was not open any more when we asked has become a blob before, or never will. Such a blob's
+        # record came later than we listed records; or it is lost, which is for `find_missing` to see.
+        async for page in pages(lambda after: self._index.scan_references(after, PAGE)):
+            for each in page:
+                doubtful.pop(each.blob.generation, None)
+        left = list(doubtful.values())
+        for at in range(0, len(left), PAGE):
+            await self.put_away(left[at : at + PAGE])
+
+    async def _unknown(self, batch: list[Seen]) -> dict[Generation, Seen]:
+        verdicts = await self._index.judge(batch)
+        return {
+            seen.generation: seen for seen, verdict in zip(batch, verdicts, strict=True) if verdict is not Verdict.KNOWN
+        }
 
 
-async def _pages(backend: Backend) -> AsyncIterator[list[ObjectInfo]]:
-    page: list[ObjectInfo] = []
-    for prefix in (BLOBS_PREFIX, UPLOADS_PREFIX):
-        async for info in backend.list(prefix):
-            page.append(info)
-            if len(page) == PAGE:
-                yield page
-                page = []
-    if page:
-        yield page
-
-
-def _ours(page: Iterable[ObjectInfo], report: OrphanReport) -> Iterable[Seen]:
+def _blobs(page: Iterable[ObjectInfo], data: DataListing, report: OrphanReport) -> Iterator[Seen]:
+    """Bytes, commit records, and the data they speak of, as far as that was listed before."""
     for info in page:
-        blob = parse_blob_key(info.key)
-        generation = blob.generation if blob is not None else parse_upload_key(info.key)
+        name, record = parse_blob_key(info.key), parse_record_key(info.key)
+        if name is not None:
+            yield Seen(info.key, name.generation, name.digest, info.size_bytes)
+        elif record is not None:
+            yield Seen(info.key, record.generation, record.digest, info.size_bytes)
+            size_bytes = data.note_record(record.generation)
+            if size_bytes is not None:
+                yield Seen(data_key(record.generation), record.generation, record.digest, size_bytes)
+        else:
+            report.note_stranger(info.key)
+
+
+def _uploads(page: Iterable[ObjectInfo], report: OrphanReport) -> Iterator[Seen]:
+    for info in page:
+        generation = parse_upload_key(info.key)
         if generation is not None:
-            yield Seen(info.key, generation, blob.digest if blob is not None else None, info.size_bytes)
-            continue
-        report.unknown_names += 1
-        if len(report.unknown_shown) < UNKNOWN_NAMES_SHOWN_MAX:
-            report.unknown_shown.append(info.key)
-
-
-async def find_missing(
-    index: Index, backend: Backend, *, recheck_s: float, events: EventSink = discard
-) -> MissingReport:
-    """Look at every key the index names. A blob whose bytes are gone or too short, twice, becomes suspect: it is no longer
-    seen, so that a push heals it."""
-    report = MissingReport()
-    doubtful: list[Blob] = []
-    before, counted = await index.totals(), _Recount()
-    async for page in pages(lambda after: index.scan_references(after, PAGE)):
-        for each in page:
-            counted.add(each)
-        blobs = [each.blob for each in page if each.blob.state is not BlobState.SUSPECT]
-        report.suspect += [each.blob.digest for each in page if each.blob.state is BlobState.SUSPECT]
-        report.blobs += len(blobs)
-        report.size_bytes += sum(blob.size_bytes for blob in blobs)
-        doubtful += [blob for blob, size in await _sizes(backend, blobs) if size != blob.size_bytes]
-        events(Progress("stat", report.blobs, 0))
-    report.index_problems = await _check_index(index, before, counted)
-    if doubtful:
-        await asyncio.sleep(recheck_s)
-    for blob, size in await _sizes(backend, doubtful):
-        # A new look at the index, begun after the stat came back: it may have been collected or healed meanwhile.
-        current = await index.find_blob(blob.digest)
-        if size == blob.size_bytes or current is None or current.generation != blob.generation:
-            continue
-        (report.missing if size is None else report.wrong_size).append(blob.digest)
-        await mark_suspect(index, blob, "missing" if size is None else f"{size} bytes long", events)
-    return report
-
-
-async def mark_suspect(index: Index, blob: Blob, what: str, events: EventSink) -> None:
-    """A present blob is damaged: nobody is told any more that it is here."""
-    await index.suspect_blob(blob.digest, blob.generation)
-    events(Alarm(f"{blob.digest} is {what} at {blob.names[0]}; push it again to heal it"))
-
-
-class _Recount:
-    """The counters of the index, counted anew."""
-
-    def __init__(self) -> None:
-        self.found = dict.fromkeys(_COUNTED, 0)
-
-    def add(self, each: ReferencedBlob) -> None:
-        """One blob."""
-        kinds = [each.blob.state.value]
-        if each.blob.state is BlobState.PRESENT and not each.parents:
-            kinds.append("unreferenced")
-        for kind in kinds:
-            self.found[f"{kind}_blobs"] += 1
-            self.found[f"{kind}_bytes"] += each.blob.size_bytes
-
-
-async def _check_index(index: Index, before: Totals, counted: _Recount) -> list[str]:
-    """What the index says of itself that isn't so."""
-    problems: list[str] = []
-    try:
-        after = await index.check_edges(None, PAGE)
-        while after is not None:
-            after = await index.check_edges(after, PAGE)
-    except IndexDamaged as error:
-        problems.append(str(error))
-    # Only a store that stood still meanwhile can be counted in slices.
-    if before == await index.totals():
-        problems += [
-            f"the index counts {getattr(before, name)} {name}, but holds {found}"
-            for name, found in counted.found.items()
-            if getattr(before, name) != found
-        ]
-    return problems
-
-
-async def _sizes(backend: Backend, blobs: Sequence[Blob]) -> list[tuple[Blob, int | None]]:
-    limit = asyncio.Semaphore(STATS_AT_ONCE_MAX)
-
-    async def size(blob: Blob) -> int | None:
-        async with limit:
-            try:
-                return (await backend.stat(blob.names[0])).size_bytes
-            except KeyUnknown:
-                return None
-
-    async with task_group() as group:
-        tasks = [group.create_task(size(blob)) for blob in blobs]
-    return [(blob, task.result()) for blob, task in zip(blobs, tasks, strict=True)]
+            yield Seen(info.key, generation, None, info.size_bytes)
+        else:
+            report.note_stranger(info.key)

@@ -56,8 +56,8 @@ class Repository:
 
     @asynccontextmanager
     async def open_upload(self, digest: Digest | None = None) -> AsyncIterator[Upload]:
-        """Begin an upload; `digest`, if it is known, only makes cleaning up after a crash cheaper. Leaving without a commit
-        keeps what came resumable."""
+        """Begin an upload; with `digest`, if it is known, bytes of another one are refused, and an object store needs no commit
+        record. Leaving without a commit keeps what came resumable."""
         async with await start_upload(self._parts, self._name, digest) as upload:
             yield upload
 

@@ -11,10 +11,10 @@ from blobstore.abc.records import Blob, BlobState
 from blobstore.digest import Digest
 from blobstore.errors import BlobDamaged, BlobUnknown
 from blobstore.events import Progress
+from blobstore.missing import PAGE, mark_suspect
 from blobstore.parts import Parts
 from blobstore.pool import task_group
 from blobstore.readers import open_blob
-from blobstore.reconcile import PAGE, mark_suspect
 
 READS_AT_ONCE_MAX = 4
 

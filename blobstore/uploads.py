@@ -20,7 +20,7 @@ from blobstore.digest import Algorithm, Digest
 from blobstore.errors import BlobstoreError, DigestMismatch, KeyUnknown, SizeMismatch, UploadInterrupted, UploadUnknown
 from blobstore.events import BlobPushed
 from blobstore.hashing import INLINE_HASH_MAX_BYTES, Sha256, new_sha256, resume_sha256
-from blobstore.layout import blob_key
+from blobstore.layout import blob_key, parse_blob_key, published_names
 from blobstore.names import RepositoryName, UploadId
 from blobstore.parts import Parts
 from blobstore.pool import Lane, WorkerPool
@@ -80,7 +80,7 @@ class Upload:
         """Make the bytes a blob, durably, and promise it to the repository; returns its sha256 digest and size.
 
         Raises:
-            DigestMismatch, SizeMismatch: the bytes are not what was announced; the upload is over.
+            DigestMismatch, SizeMismatch: the bytes are not what was announced, now or at the start; the upload is over.
             UploadInterrupted: the upload was expired or cancelled meanwhile.
             StorageFull: the upload is over, nothing is visible.
         """
@@ -158,7 +158,8 @@ class Upload:
 
     async def _hand_over(self, piece: bytes) -> None:
         if self._staged is None:
-            self._staged = await self._parts.backend.open_upload(str(self._intent.generation))
+            generation = str(self._intent.generation)
+            self._staged = await self._parts.backend.open_upload(generation, key=self._announced_key())
         self._handed_over += len(piece)
         await self._hashes.update(piece)
         await self._staged.write(piece)
@@ -171,6 +172,11 @@ class Upload:
         else:
             await self._hashes.update_small(self._pending)
         content = await self._hashes.content(self.offset)
+        key = self._announced_key()
+        announced = parse_blob_key(key) if key is not None else None
+        if announced is not None and announced.digest != content.digest:
+            # Published, these bytes would stand under that name.
+            raise DigestMismatch(announced.digest, content.digest)
         if claimed is None or claimed == content.digest:
             return content
         if claimed.algorithm is Algorithm.SHA256:
@@ -199,11 +205,11 @@ class Upload:
         index, names = self._parts.index, list[str]()
         known = await index.find_blob(content.digest)
         if known is None or known.state is BlobState.SUSPECT:
-            names = [await self._publish(content.digest)]
+            names = await self._publish(content.digest)
         committed = await self._commit(content, names)
         if committed.outcome is CommitOutcome.NOT_PUBLISHED:
             # It was there when we asked, and was collected since.
-            committed = await self._commit(content, [await self._publish(content.digest)])
+            committed = await self._commit(content, await self._publish(content.digest))
         if committed.outcome is CommitOutcome.INTERRUPTED:
             self._parts.cleaner.add(committed.trash)
             raise UploadInterrupted(f"upload {self._intent.upload} was expired or cancelled; start anew")
@@ -216,15 +222,23 @@ class Upload:
         now_ms = self._parts.clock.now_ms()
         return await self._parts.index.commit_blob(self._intent, content, names, now_ms, is_pinned=self._is_pinned)
 
-    async def _publish(self, digest: Digest) -> str:
+    async def _publish(self, digest: Digest) -> list[str]:
         key = blob_key(digest, self._intent.generation)
         self._published = [key]
-        if self._staged is not None:
-            await self._staged.commit(key)
-        else:
+        if self._staged is None:
             is_new = await self._parts.backend.put_new(key, b"".join(self._pending))
             assert is_new, f"{key} was written before"
-        return key
+            return [key]
+        if self._announced_key() is None and not self._parts.backend.properties.renames_uploads:
+            # A commit that fails half way may have made any of them.
+            self._published += published_names(key, self._intent.generation)
+        names = await self._staged.commit(key)
+        assert set(names) <= set(self._published), names
+        return list(names)
+
+    def _announced_key(self) -> str | None:
+        """Where the bytes will be, if their digest was known when the upload began."""
+        return next((name for name in self._intent.names if parse_blob_key(name) is not None), None)
 
     async def _abandon(self) -> None:
         self._is_over = True
@@ -238,7 +252,9 @@ class Upload:
         """Take up the bytes another session left, and hash what its saved state doesn't cover."""
         intent = self._intent
         try:
-            self._staged = await self._parts.backend.open_upload(str(intent.generation), resume=True)
+            self._staged = await self._parts.backend.open_upload(
+                str(intent.generation), key=self._announced_key(), resume=True
+            )
         except KeyUnknown as error:
             if intent.offset:
                 raise UploadUnknown(f"the bytes of upload {intent.upload} are gone; start anew") from error
@@ -258,7 +274,7 @@ class Upload:
 async def start_upload(
     parts: Parts, repository: RepositoryName | None, digest: Digest | None, *, is_pinned: bool = False
 ) -> Upload:
-    """Begin an upload; with its digest, if that is known, its bytes have a name from the start."""
+    """Begin an upload; with its digest, if that is known, its bytes have a name from the start, and can become nothing else."""
     known = digest if digest is not None and digest.algorithm is Algorithm.SHA256 else None
     return Upload(parts, await open_intent(parts, repository, known), is_pinned=is_pinned)
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from blobstore.abc.backend import CHUNK_BYTES, Backend, BackendProperties, BackendUpload, ObjectInfo
 from blobstore.backends._keys import checked_key
 from blobstore.errors import KeyUnknown, RangeInvalid, UploadBusy
-from blobstore.layout import UPLOADS_PREFIX
+from blobstore.generation import Generation
+from blobstore.layout import UPLOADS_PREFIX, published_names
 
 
 class MemoryBackend(Backend):
-    """A dict of committed bytes and one of open uploads; one event loop."""
+    """A dict of committed bytes and one of open uploads; one event loop.
 
-    def __init__(self) -> None:
+    Without `renames` it names its bytes as an object store does: those that came before their digest was known stay under
+    `data/`, and a commit record says what they are.
+    """
+
+    def __init__(self, *, renames: bool = True) -> None:
+        self._renames = renames
         self._objects: dict[str, bytes] = {}
         self._uploads: dict[str, bytearray] = {}
         self._busy: set[str] = set()
@@ -22,7 +29,9 @@ class MemoryBackend(Backend):
     @property
     def properties(self) -> BackendProperties:
         """See `Backend.properties`."""
-        return BackendProperties(name="memory", recheck_s=0)
+        return BackendProperties(
+            name="memory", recheck_s=0, lists_faster_than_stats=not self._renames, renames_uploads=self._renames
+        )
 
     @property
     def location(self) -> str:
@@ -58,7 +67,10 @@ class MemoryBackend(Backend):
             raise UploadBusy("another session is writing to this upload")
         self._uploads.setdefault(staged, bytearray())
         self._busy.add(staged)
-        return _MemoryUpload(self._objects, self._uploads, self._busy, staged)
+        upload = _MemoryUpload(self._objects, self._uploads, self._busy, staged)
+        if not self._renames and key is None:
+            upload.generation = Generation.parse(upload_id)
+        return upload
 
     @asynccontextmanager
     async def read(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -102,6 +114,8 @@ class _MemoryUpload(BackendUpload):
     def __init__(self, objects: dict[str, bytes], uploads: dict[str, bytearray], busy: set[str], key: str) -> None:
         self._objects, self._uploads, self._busy, self._key = objects, uploads, busy, key
         self._data: bytearray | None = uploads[key]
+        self.generation: Generation | None = None
+        """What gives the bytes their name, where they get no other."""
 
     @property
     def offset(self) -> int:
@@ -122,10 +136,17 @@ class _MemoryUpload(BackendUpload):
 
     async def commit(self, key: str) -> tuple[str, ...]:
         try:
-            self._objects[checked_key(key)] = bytes(self._bytes())
+            if self.generation is None:
+                self._objects[checked_key(key)] = bytes(self._bytes())
+                return (key,)
+            names = published_names(checked_key(key), self.generation)
+            self._objects[names[0]] = bytes(self._bytes())
+            # As between two requests: whoever waits may be cancelled here.
+            await asyncio.sleep(0)
+            self._objects[names[1]] = b""
+            return names
         finally:
             await self.abort()
-        return (key,)
 
     async def abort(self) -> None:
         if self._data is not None:

@@ -14,7 +14,8 @@ from blobstore.cli._progress import reporting
 from blobstore.errors import StoreUnknown
 from blobstore.locations import parse_store_url
 from blobstore.marker import read_marker
-from blobstore.reconcile import MissingReport, OrphanReport, find_missing, find_orphans
+from blobstore.missing import MissingReport
+from blobstore.reconcile import OrphanReport, reconcile
 from blobstore.scrub import ScrubReport, scrub
 from blobstore.units import format_size
 
@@ -35,8 +36,9 @@ async def check(*, read_data: bool = False, common: Common = _DEFAULTS) -> int:
     with reporting(common, shows_alarms=False) as events:
         async with common.open_store(events) as store:
             recheck_s = store.backend.properties.recheck_s
-            orphans = await find_orphans(store.index, store.backend, store.parts.clock, events)
-            missing = await find_missing(store.index, store.backend, recheck_s=recheck_s, events=events)
+            orphans, missing = await reconcile(
+                store.index, store.backend, store.parts.clock, recheck_s=recheck_s, events=events
+            )
             read = await scrub(store.parts, recheck_s=recheck_s) if read_data else None
             frozen = (await store.index.guards()).frozen
     problems = _problems(orphans, missing, read, frozen)
@@ -48,6 +50,7 @@ async def check(*, read_data: bool = False, common: Common = _DEFAULTS) -> int:
 def _problems(orphans: OrphanReport, missing: MissingReport, read: ScrubReport | None, frozen: str | None) -> list[str]:
     found = [f"the bytes of {digest} are missing; {_HEAL}" for digest in missing.missing]
     found += [f"{digest} has a wrong size; {_HEAL}" for digest in missing.wrong_size]
+    found += [f"the commit record of {digest} was gone; it was put again" for digest in missing.unrecorded]
     found += [f"{digest} was found damaged by an earlier check; {_HEAL}" for digest in missing.suspect]
     found += [f"{digest} is damaged; {_HEAL}" for digest in (read.damaged if read is not None else [])]
     found += [f"{text}; `blobstore index rebuild` makes a new index" for text in missing.index_problems]
@@ -77,6 +80,7 @@ def _document(
             "missing": [str(digest) for digest in missing.missing],
             "wrong_size": [str(digest) for digest in missing.wrong_size],
             "suspect": [str(digest) for digest in missing.suspect],
+            "unrecorded": [str(digest) for digest in missing.unrecorded],
         },
         "read": None
         if read is None

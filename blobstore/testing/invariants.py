@@ -9,7 +9,7 @@ from blobstore.abc.records import Blob, BlobState
 from blobstore.digest import Digest
 from blobstore.errors import KeyUnknown
 from blobstore.index._key_value import KeyValueIndex
-from blobstore.layout import BLOBS_PREFIX, UPLOADS_PREFIX
+from blobstore.layout import BLOBS_PREFIX, DATA_PREFIX, RECORDS_PREFIX, UPLOADS_PREFIX, is_record_key
 from blobstore.promises import HoldTerms
 from blobstore.store import Store
 from blobstore.testing._table_invariants import broken_tables
@@ -46,7 +46,7 @@ async def find_garbage(store: Store) -> list[str]:
         kept.update(blob.names)
         if blob.state is BlobState.CONDEMNED:
             garbage.append(f"blob {blob.digest} is still condemned")
-    for prefix in (BLOBS_PREFIX, UPLOADS_PREFIX):
+    for prefix in (BLOBS_PREFIX, DATA_PREFIX, RECORDS_PREFIX, UPLOADS_PREFIX):
         garbage += [f"{info.key} is of no blob" async for info in backend.list(prefix) if info.key not in kept]
     trash = await index.list_due_trash(_EVER_MS, HoldTerms(), None, _PAGE)
     garbage += [f"trash {row.generation} ({row.why}) is still there" for row in trash.items]
@@ -70,7 +70,12 @@ async def _broken_bytes(store: Store, blob: Blob, *, reads_data: bool) -> AsyncI
         try:
             found = await store.backend.stat(name)
         except KeyUnknown:
-            yield f"I1: {blob.state} blob {blob.digest} has no bytes at {name}"
+            what = "commit record" if is_record_key(name) else "bytes"
+            yield f"I1: {blob.state} blob {blob.digest} has no {what} at {name}"
+            continue
+        if is_record_key(name):
+            if found.size_bytes:
+                yield f"I1: the commit record {name} has {found.size_bytes} bytes"
             continue
         if found.size_bytes != blob.size_bytes:
             yield f"I1: {name} has {found.size_bytes} bytes of {blob.size_bytes}"

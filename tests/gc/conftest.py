@@ -1,4 +1,4 @@
-"""A store under a fake clock, on memory and on LMDB with files."""
+"""A store under a fake clock: on memory, on memory with an object store's names, and on LMDB with files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,16 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=["memory", "lmdb"])
-async def bench(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Bench]:
+@pytest.fixture(params=["memory", "objects", "lmdb"])
+async def bench(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
     if request.param == "memory":
         store = Store(MemoryBackend(), MemoryIndex(), clock=clock)
+    elif request.param == "objects":
+        # So that every blob is sent before its digest is known, and has a commit record.
+        monkeypatch.setattr("blobstore.uploads.CHUNK_BYTES", 1)
+        store = Store(MemoryBackend(renames=False), MemoryIndex(), clock=clock)
     else:
         backend = FilesystemBackend(str(tmp_path / "store"))
         store = Store(backend, LmdbIndex(str(tmp_path / "index"), ballast_bytes=4096), clock=clock)

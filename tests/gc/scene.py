@@ -10,7 +10,16 @@ from blobstore.descriptor import Descriptor
 from blobstore.digest import Digest
 from blobstore.errors import BlobstoreError
 from blobstore.gc import Collector, GcPolicy, RunReport
-from blobstore.layout import parse_blob_key
+from blobstore.layout import (
+    BLOBS_PREFIX,
+    DATA_PREFIX,
+    RECORDS_PREFIX,
+    data_key,
+    is_record_key,
+    parse_blob_key,
+    parse_data_key,
+    parse_record_key,
+)
 from blobstore.manifest import Manifest
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock, image
@@ -18,6 +27,7 @@ from blobstore.testing.invariants import find_broken
 
 HOUR_MS = 3600 * 1000
 DAY_MS = 24 * HOUR_MS
+PREFIXES = (BLOBS_PREFIX, DATA_PREFIX, RECORDS_PREFIX)
 AT_ONCE = GcPolicy(grace_s=0, quarantine_s=0, delete_untagged=True)
 
 
@@ -75,12 +85,16 @@ class Bench:
         assert [seen for seen in await self._seen() if seen is not Verdict.KNOWN] == []
 
     async def _seen(self) -> Sequence[Verdict]:
-        names = {key: parse_blob_key(key) for key in await self.keys()}
+        keys = await self.keys()
+        names = {key: parse_blob_key(key) or parse_record_key(key) for key in keys}
+        names |= {data_key(name.generation): name for key, name in names.items() if name and is_record_key(key)}
         found = [Seen(key, name.generation, name.digest, 0) for key, name in names.items() if name is not None]
-        return await self.store.index.judge(found)
+        bare = [Seen(key, parse_data_key(key), None, 0) for key in keys if names[key] is None]
+        return await self.store.index.judge([*found, *bare])
 
     async def keys(self) -> set[str]:
-        return {info.key async for info in self.store.backend.list("blobs/")}
+        """The names of all bytes and commit records."""
+        return {info.key for prefix in PREFIXES async for info in self.store.backend.list(prefix)}
 
     async def fails(self, awaitable) -> BlobstoreError:
         try:

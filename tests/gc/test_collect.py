@@ -9,6 +9,8 @@ from blobstore.descriptor import Descriptor
 from blobstore.digest import Algorithm, Digest
 from blobstore.errors import BlobUnknown, ManifestBlobUnknown, ManifestUnknown
 from blobstore.gc import GcPolicy
+from blobstore.inventory import digest_part
+from blobstore.layout import DATA_PREFIX
 from blobstore.manifest import OCI_MANIFEST
 from blobstore.testing.fakes import image, image_index, layer
 from tests.gc.scene import AT_ONCE, DAY_MS, HOUR_MS, Bench
@@ -24,7 +26,7 @@ async def test_frees_exactly_what_no_other_image_shares(bench: Bench) -> None:
     assert report.freed_bytes == len(b"config 2") + len(b"own 2") + other.size_bytes
     assert await bench.is_there(b"shared")
     assert not await bench.is_there(b"own 2")
-    assert len(await bench.keys()) == 4
+    assert len({digest_part(key) for key in await bench.keys() if not key.startswith(DATA_PREFIX)}) == 4
 
 
 async def test_a_manifest_shared_by_two_repositories_lives_until_both_let_go(bench: Bench) -> None:

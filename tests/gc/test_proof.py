@@ -113,7 +113,8 @@ async def test_bytes_that_were_published_while_we_listed_are_no_orphans(
 
     monkeypatch.setattr(bench.store.backend, "list", list_during_a_push)
     found = await find_orphans(bench.store.index, bench.store.backend, bench.clock)
-    assert (found.listed, found.orphans, found.aliens) == (1, 0, 0)
+    assert found.listed > 0
+    assert (found.orphans, found.aliens) == (0, 0)
     await bench.collector(GcPolicy()).run()
     assert await find_broken(bench.store) == []
 

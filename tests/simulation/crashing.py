@@ -98,9 +98,9 @@ class FusedBackend(Backend):
         self.fuse.tick()
         return is_new
 
-    async def open_upload(self, upload_id: str, *, resume: bool = False) -> BackendUpload:
+    async def open_upload(self, upload_id: str, *, key: str | None = None, resume: bool = False) -> BackendUpload:
         self.fuse.tick()
-        upload = await self.inner.open_upload(upload_id, resume=resume)
+        upload = await self.inner.open_upload(upload_id, key=key, resume=resume)
         self.open_uploads.append(upload)
         self.fuse.tick()
         return _FusedUpload(upload, self.fuse)
@@ -149,10 +149,11 @@ class _FusedUpload(BackendUpload):
         self._fuse.tick()
         await self._inner.truncate(offset)
 
-    async def commit(self, key: str) -> None:
+    async def commit(self, key: str) -> tuple[str, ...]:
         self._fuse.tick()
-        await self._inner.commit(key)
+        names = await self._inner.commit(key)
         self._fuse.tick()
+        return names
 
     async def abort(self) -> None:
         self._fuse.tick()

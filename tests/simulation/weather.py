@@ -152,9 +152,9 @@ class Weather(Backend):
 
         return await self.send("put_new", [key], act)
 
-    async def open_upload(self, upload_id: str, *, resume: bool = False) -> BackendUpload:
+    async def open_upload(self, upload_id: str, *, key: str | None = None, resume: bool = False) -> BackendUpload:
         await self.turn("open_upload", upload_id)
-        opened = await self.sky.objects.open_upload(upload_id, resume=resume)
+        opened = await self.sky.objects.open_upload(upload_id, key=key, resume=resume)
         self.busy.add(UPLOADS_PREFIX + upload_id)
         return _WeatherUpload(self, self._life, opened, UPLOADS_PREFIX + upload_id)
 
@@ -222,7 +222,7 @@ class _WeatherUpload(BackendUpload):
         self._life.check()
         await self._inner.truncate(offset)
 
-    async def commit(self, key: str) -> None:
+    async def commit(self, key: str) -> tuple[str, ...]:
         objects = self._weather.sky.objects
         data = bytes(self._inner._data or b"")  # type: ignore[attr-defined]
 
@@ -237,6 +237,7 @@ class _WeatherUpload(BackendUpload):
         finally:
             if not self._life.is_dead:
                 await self._let_go()
+        return (key,)
 
     async def abort(self) -> None:
         await self._weather.turn("abort", self._key)
