@@ -197,8 +197,10 @@ async def test_a_completion_whose_answer_was_lost_is_done(bench: Bench) -> None:
 async def test_a_completion_of_an_unknown_upload_fails(bench: Bench) -> None:
     """If no attempt can have completed it, or what is there has another size, or nothing is there."""
     multipart_id, parts = await _multipart(bench)
+    bench.server.objects["k"] = b"of_size8"
     with pytest.raises(KeyUnknown):
         await bench.client.complete("k", "another", parts)
+    del bench.server.objects["k"]
     await bench.client.abort("k", multipart_id)
     bench.fail("complete", RESET)
     with pytest.raises(KeyUnknown):

@@ -10,6 +10,7 @@ from blobstore.abc.backend import Backend, read_all
 from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.errors import KeyUnknown, StorageFailed, StorageFull
 from blobstore.layout import MARKER_KEY
+from blobstore.testing._backend_stage import key_of
 from blobstore.testing.backend_suite import KEY, BackendSuite
 
 
@@ -44,6 +45,18 @@ class TestFilesystemBackend(BackendSuite):
         assert [info async for info in backend.list("")] == []
         with pytest.raises(KeyUnknown):
             await backend.stat(KEY)
+
+    async def test_a_delete_tells_which_keys_are_left(self, backend: Backend) -> None:
+        """One that can't be unlinked is not confirmed; those before and behind it are gone."""
+        keys = [key_of(number) for number in range(3)]
+        for key in (keys[0], keys[2]):
+            await backend.put_new(key, b"x")
+        assert isinstance(backend, FilesystemBackend)
+        os.mkdir(backend.path_of(keys[1]))
+        assert await backend.delete(keys) == {keys[0], keys[2]}
+        assert [info async for info in backend.list("")] == []
+        os.rmdir(backend.path_of(keys[1]))
+        assert await backend.delete(keys) == set(keys)
 
     async def test_a_put_new_that_fails_leaves_nothing(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
         """A full disk makes no half value visible."""
