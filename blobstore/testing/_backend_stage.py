@@ -36,8 +36,8 @@ class BackendTests(abc.ABC):
 
     @abc.abstractmethod
     def make_backend(self, directory: Path) -> Backend:
-        """A backend, not yet opened, without any bytes; `directory` is the test's own, and empty. Made again with the same one, it
-        is on the bytes of the first."""
+        """A backend, not yet opened, without any bytes; `directory` is the test's own, and empty. Made again with the same one,
+        it is on the bytes of the first."""
 
     def make_another(self, backend: Backend, directory: Path) -> Backend:
         """A second one on the bytes of `backend`, as another process of this host has it."""
