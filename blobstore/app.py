@@ -9,18 +9,31 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
+
+from blobstore.abc.backend import Backend
+from blobstore.backends._object_store import ObjectStoreBackend
 from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.clock import Clock, SystemClock, iso_utc, random_hex
+from blobstore.config import Config
 from blobstore.durable import is_there, make_directories, storage_errors, sync_directory
-from blobstore.errors import StoreUnknown
+from blobstore.errors import ForeignStore, StoreUnknown
 from blobstore.events import EventSink, discard
 from blobstore.gc import Collector, GcPolicy
 from blobstore.index.lmdb import LmdbIndex, exclusive_lock
-from blobstore.locations import FilesystemLocation, LmdbLocation, parse_index_url, parse_store_url
-from blobstore.marker import read_marker
+from blobstore.locations import (
+    FilesystemLocation,
+    LmdbLocation,
+    NasLocation,
+    StoreLocation,
+    parse_index_url,
+    parse_store_url,
+)
+from blobstore.marker import Marker, read_marker
 from blobstore.promises import HoldTerms
 from blobstore.rebuild import RebuildReport, finish, rebuild
 from blobstore.reconcile import find_orphans
+from blobstore.remote import make_nas_backend, make_object_store, state_directory
 from blobstore.store import Store
 
 
@@ -30,6 +43,7 @@ async def open_store(
     *,
     index: str | None = None,
     create: bool = False,
+    config: Config | None = None,
     clock: Clock | None = None,
     terms: HoldTerms | None = None,
     events: EventSink = discard,
@@ -37,39 +51,112 @@ async def open_store(
     """An open store, for the length of an `async with`.
 
     Args:
-        url: a path, or file:///path.
-        index: lmdb:///path; by default beside the data, where that is a local disk.
+        url: a path, file:///path, nas:///path, s3://bucket/prefix or oss://bucket/prefix.
+        index: lmdb:///path; by default beside the data where that is a local disk, else `blobstore.remote.state_directory`.
         create: make a store where none is.
+        config: how object stores and shares are reached; see `blobstore.config`.
         clock: for tests.
         terms: how long answers of this process are promises.
         events: is told what happens.
 
     Raises:
-        ConfigInvalid: a URL can't be used.
+        ConfigInvalid: a URL or the configuration can't be used.
         StoreUnknown, IndexMissing, ForeignStore, …: see `Store.open`.
     """
-    store = Store(
-        make_backend(parse_store_url(url)),
-        LmdbIndex(index_location(url, index).path),
-        clock=clock,
-        terms=terms,
-        events=events,
-    )
-    await store.open(create=create)
+    store = await _open(parse_store_url(url), index or None, config or Config(), clock, terms, events, create=create)
     try:
         yield store
     finally:
         await store.aclose()
 
 
-def make_backend(location: FilesystemLocation) -> FilesystemBackend:
-    """The backend of a location, not yet opened."""
-    return FilesystemBackend(location.path)
+async def _open(
+    location: StoreLocation,
+    index: str | None,
+    config: Config,
+    clock: Clock | None,
+    terms: HoldTerms | None,
+    events: EventSink,
+    *,
+    create: bool,
+) -> Store:
+    for is_last_try in (False, True):
+        place = await _find(location, index, config, events, is_new_wanted=create)
+        new = place.store_id if place.is_new else None
+        store = Store(
+            place.backend, LmdbIndex(place.index_path), clock=clock, terms=terms, events=events, new_store_id=new
+        )
+        try:
+            await store.open(create=create)
+        except ForeignStore:
+            if is_last_try or not place.is_new:
+                raise
+            # Somebody made it in the same moment: it is theirs. An index that we made in a place of its own is nobody's.
+            if index is None:
+                await asyncio.to_thread(shutil.rmtree, os.path.dirname(place.index_path), ignore_errors=True)
+            continue
+        return store
+    raise AssertionError("unreachable")
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Where the parts of a store are. `is_new` if the id is one that a store would get, as there is none."""
+
+    backend: Backend
+    index_path: str
+    store_id: str | None = None
+    is_new: bool = False
+
+
+async def _find(
+    location: StoreLocation, index: str | None, config: Config, events: EventSink, *, is_new_wanted: bool = False
+) -> _Place:
+    """On a local disk the index is beside the data. Elsewhere it is found by the id in the marker, which is read for that; the
+    backend of a bucket is open then.
+
+    Raises:
+        StoreUnknown: there is none, and none is wanted.
+    """
+    if isinstance(location, FilesystemLocation):
+        path = parse_index_url(index).path if index else location.default_index_path
+        return _Place(FilesystemBackend(location.path), path)
+    if isinstance(location, NasLocation):
+        backend: Backend = make_nas_backend(location, config, state_directory("nas"), discard)
+    else:
+        backend = make_object_store(location, config)
+    marker = await _look(backend, is_new_wanted=is_new_wanted)
+    store_id = marker.store_id if marker is not None else random_hex(16)
+    path = parse_index_url(index).path if index else ""
+    # Beside the index, wherever that is: who shares the one shares the other.
+    state = f"{path}.state" if path else state_directory(store_id)
+    if isinstance(backend, ObjectStoreBackend):
+        backend.use_spool(os.path.join(state, "spool"))
+    else:
+        await backend.aclose()
+        assert isinstance(location, NasLocation)
+        backend = make_nas_backend(location, config, state, events)
+    return _Place(backend, path or os.path.join(state, "index"), store_id, marker is None)
+
+
+async def _look(backend: Backend, *, is_new_wanted: bool) -> Marker | None:
+    """The marker, read through a backend that stays open if there is one, or need not be."""
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(backend.aclose)
+        await backend.open()
+        marker = await read_marker(backend)
+        if marker is None and not is_new_wanted:
+            raise StoreUnknown(f"there is no store at {backend.location}; `blobstore init` makes one")
+        stack.pop_all()
+    return marker
 
 
 def index_location(url: str, index: str | None) -> LmdbLocation:
-    """Where the index of a store is."""
-    return parse_index_url(index) if index else LmdbLocation(parse_store_url(url).default_index_path)
+    """Where the index of a store on a local disk is."""
+    location = parse_store_url(url)
+    if index:
+        return parse_index_url(index)
+    assert isinstance(location, FilesystemLocation), "only its marker tells where the index is"
+    return LmdbLocation(location.default_index_path)
 
 
 def make_collector(store: Store, policy: GcPolicy | None = None, *, events: EventSink = discard) -> Collector:
@@ -82,22 +169,38 @@ def make_collector(store: Store, policy: GcPolicy | None = None, *, events: Even
 
 
 async def rebuild_index(
-    url: str, *, index: str | None = None, clock: Clock | None = None, events: EventSink = discard
+    url: str,
+    *,
+    index: str | None = None,
+    config: Config | None = None,
+    wait_s: float | None = None,
+    clock: Clock | None = None,
+    events: EventSink = discard,
 ) -> RebuildReport:
-    """Make a new index from what lies on the backend. The old one, if there is any, is moved aside.
+    """Make a new index from what lies on the backend. The old one, if there is any, is moved aside; one on another host can't
+    be used any more.
+
+    Args:
+        url: see `open_store`.
+        index: see `open_store`.
+        config: see `open_store`.
+        wait_s: how long requests of processes that died may still take effect; by default what the backend says. 0 where
+            nobody has written for that long.
+        clock: for tests.
+        events: is told what happens.
 
     Raises:
         StoreBusy: a process has the old index open.
         StoreUnknown: no store lies there.
     """
     clock = clock or SystemClock()
-    path = index_location(url, index).path
-    backend = make_backend(parse_store_url(url))
+    place = await _find(parse_store_url(url), index, config or Config(), events)
+    backend, path = place.backend, place.index_path
     fresh = f"{path}.rebuild"
     await backend.open()
     try:
         if await read_marker(backend) is None:
-            raise StoreUnknown(f"there is no store at {backend.location}")
+            raise StoreUnknown(f"there is no store at {backend.location}; `blobstore init` makes one")
         with storage_errors(f"make a directory for the index {path}"):
             await asyncio.to_thread(make_directories, os.path.dirname(path))
         async with exclusive_lock(path):
@@ -106,7 +209,7 @@ async def rebuild_index(
             new = LmdbIndex(fresh)
             await new.open(create=True)
             try:
-                report, identity = await rebuild(backend, new, clock, events)
+                report, identity = await rebuild(backend, new, clock, events, wait_s=wait_s)
             finally:
                 await new.aclose()
             when = iso_utc(clock.now_ms()).replace(":", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
@@ -56,11 +57,11 @@ class RebuildReport(msgspec.Struct):
 
 
 async def rebuild(
-    backend: Backend, index: Index, clock: Clock, events: EventSink = discard
+    backend: Backend, index: Index, clock: Clock, events: EventSink = discard, *, wait_s: float | None = None
 ) -> tuple[RebuildReport, IndexIdentity]:
     """Fill an empty, open index from the backend, which must be open and used by no other process. The marker says
     "rebuilding" from the beginning, and until `finish` is called with the identity that this returns: a rebuild that dies is
-    begun anew.
+    begun anew. `wait_s`, if it is given, takes the place of the backend's `late_requests_s`.
 
     Raises:
         StoreUnknown: no store lies there.
@@ -71,13 +72,20 @@ async def rebuild(
     identity = IndexIdentity(marker.store_id, random_hex(16))
     await replace_marker(backend, new_marker(identity, "rebuilding"))
     await backend.prepare()
-    await asyncio.sleep(backend.properties.late_requests_s)
+    await _wait(backend.properties.late_requests_s if wait_s is None else wait_s, events)
     await index.initialise(identity)
     work = _Rebuild(backend, index, clock, events)
     await work.restore_blobs()
     await work.restore_references()
     await work.look_once_more()
     return work.report, identity
+
+
+async def _wait(seconds: float, events: EventSink) -> None:
+    """Until what a dead process asked for has been done, or never will be."""
+    for second in range(math.ceil(seconds)):
+        events(Progress("wait", second, math.ceil(seconds)))
+        await asyncio.sleep(min(1, seconds - second))
 
 
 async def finish(backend: Backend, identity: IndexIdentity) -> None:

@@ -36,7 +36,8 @@ _OTHER_HOST = (
 class Store:
     """An open store. Belongs to one event loop; open it after any fork.
 
-    `terms` says how long this process's answers are promises; a collector has terms of its own.
+    `terms` says how long this process's answers are promises; a collector has terms of its own. `new_store_id` is what a store is
+    named that is made, where its index had to be found before.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class Store:
         clock: Clock | None = None,
         terms: HoldTerms | None = None,
         events: EventSink = discard,
+        new_store_id: str | None = None,
     ) -> None:
         clock = clock or SystemClock()
+        self._new_store_id = new_store_id
         self._parts = Parts(
             index,
             backend,
@@ -122,7 +125,7 @@ class Store:
         await self._parts.index.open(create=True)
         identity = await self._parts.index.identity()
         if identity is None:
-            identity = IndexIdentity(random_hex(16), random_hex(16))
+            identity = IndexIdentity(self._new_store_id or random_hex(16), random_hex(16))
             await self._parts.index.initialise(identity)
         if not await create_marker(self._parts.backend, new_marker(identity)):
             await check_marker(self._parts.backend, identity)

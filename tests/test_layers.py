@@ -24,6 +24,7 @@ LAYERS = [
     ["store"],
     ["gc", "missing", "scrub", "reconcile", "rebuild"],
     ["importers", "exporter", "usage", "config"],
+    ["remote"],
     ["app"],
     ["blocking"],
     ["testing"],

@@ -64,6 +64,7 @@ class ObjectStoreBackend(Backend):
         self._spool = Spool(spool_directory) if spool_directory is not None else None
         self._abilities: Abilities | None = None
         self._probing = asyncio.Lock()
+        self._is_open = False
 
     def use_spool(self, directory: str) -> None:
         """Take uploads from now on; for who learns where the spool is from what lies on the backend."""
@@ -78,6 +79,7 @@ class ObjectStoreBackend(Backend):
             late_requests_s=LATE_REQUESTS_S,
             lists_faster_than_stats=True,
             renames_uploads=False,
+            is_shared=True,
         )
 
     @property
@@ -86,8 +88,10 @@ class ObjectStoreBackend(Backend):
         return f"{self._client.location}/{self._prefix}".rstrip("/")
 
     async def open(self) -> None:
-        """See `Backend.open`. What the server honours is tried before the first write (`abilities`)."""
-        await self._client.open()
+        """See `Backend.open`. What the server honours is tried before the first write (`abilities`). Repeatable."""
+        if not self._is_open:
+            await self._client.open()
+            self._is_open = True
 
     async def aclose(self) -> None:
         """See `Backend.aclose`."""

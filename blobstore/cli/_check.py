@@ -6,18 +6,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from blobstore.app import make_backend, rebuild_index
+from blobstore.app import rebuild_index
 from blobstore.cli._common import Common
 from blobstore.cli._errors import FAILED
 from blobstore.cli._output import Output, counted
 from blobstore.cli._progress import reporting
-from blobstore.errors import StoreUnknown
-from blobstore.locations import parse_store_url
-from blobstore.marker import read_marker
 from blobstore.missing import MissingReport
 from blobstore.reconcile import OrphanReport, reconcile
 from blobstore.scrub import ScrubReport, scrub
-from blobstore.units import format_size
+from blobstore.units import format_size, parse_duration_s
 
 _DEFAULTS = Common()
 _HEAL = "push it again to heal it"
@@ -111,13 +108,23 @@ def _show(
     output.remark("no damage found" if not problems else counted(len(problems), "problem"))
 
 
-async def rebuild(*, common: Common = _DEFAULTS) -> int:
-    """Make a new index from what lies on the backend. The old one is moved aside; no other process may have the store open."""
+async def rebuild(*, wait: str | None = None, common: Common = _DEFAULTS) -> int:
+    """Make a new index from what lies on the backend. The old one is moved aside; no other process may have the store open, on
+    any host.
+
+    Parameters
+    ----------
+    wait
+        How long requests of a process that died may still take effect: 15m on an object store, unless you say otherwise. 0s if
+        nothing was written for that long.
+    """
     output = Output(common)
     settings = common.settings()
-    await _check_store_exists(settings.store)
+    wait_s = parse_duration_s(wait) if wait is not None else None
     with reporting(common) as events:
-        report = await rebuild_index(settings.store, index=settings.index, events=events)
+        report = await rebuild_index(
+            settings.store, index=settings.index, config=settings.config, wait_s=wait_s, events=events
+        )
     output.document(
         {
             "blobs": report.blobs,
@@ -137,14 +144,3 @@ async def rebuild(*, common: Common = _DEFAULTS) -> int:
     for problem in report.problems:
         output.remark(f"problem: {problem}")
     return FAILED if report.problems else 0
-
-
-async def _check_store_exists(url: str) -> None:
-    """Before a directory or a lock is made for its index."""
-    backend = make_backend(parse_store_url(url))
-    await backend.open()
-    try:
-        if await read_marker(backend) is None:
-            raise StoreUnknown(f"there is no store at {backend.location}; `blobstore init` makes one")
-    finally:
-        await backend.aclose()

@@ -29,7 +29,12 @@ class Settings(msgspec.Struct, frozen=True):
 
     store: str
     index: str | None
-    gc: GcConfig
+    config: Config
+
+    @property
+    def gc(self) -> GcConfig:
+        """How it is collected."""
+        return self.config.gc
 
 
 @Parameter(name="*")
@@ -57,14 +62,19 @@ class Common:
         parse_store_url(store)
         if index is not None:
             parse_index_url(index)
-        return Settings(store, index, config.gc)
+        return Settings(store, index, config)
 
     @asynccontextmanager
     async def open_store(self, events: EventSink, *, create: bool = False) -> AsyncIterator[Store]:
         """The store these options name."""
         settings = self.settings()
         async with open_store(
-            settings.store, index=settings.index, create=create, terms=_terms(settings.gc), events=events
+            settings.store,
+            index=settings.index,
+            create=create,
+            config=settings.config,
+            terms=_terms(settings.gc),
+            events=events,
         ) as store:
             yield store
 

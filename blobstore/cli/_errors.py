@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from blobstore.errors import (
+    AccessDenied,
     BlobstoreError,
+    BucketUnknown,
     ConfigInvalid,
     DigestInvalid,
     NameInvalid,
@@ -19,7 +21,16 @@ TERMINATED = 143
 PIPE_CLOSED = 141
 
 _LINE_MAX_CHARS = 2000
-_OF_USAGE = (ConfigInvalid, DigestInvalid, NameInvalid, TagInvalid, StoreMismatch, StoreUnknown)
+_OF_USAGE = (
+    AccessDenied,
+    BucketUnknown,
+    ConfigInvalid,
+    DigestInvalid,
+    NameInvalid,
+    TagInvalid,
+    StoreMismatch,
+    StoreUnknown,
+)
 
 
 class UsageInvalid(ConfigInvalid):
@@ -27,7 +38,7 @@ class UsageInvalid(ConfigInvalid):
 
 
 def exit_status(error: BaseException) -> int:
-    """2 for wrong usage or configuration, 1 for all else."""
+    """2 for wrong usage, configuration or credentials, 1 for all else."""
     return USAGE if isinstance(error, _OF_USAGE) else FAILED
 
 

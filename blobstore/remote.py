@@ -1,0 +1,154 @@
+"""Backends on storage that other hosts reach, as the configuration says, and where this host keeps what belongs to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from blobstore.backends._multipart import MIB, PartBudget
+from blobstore.backends._object_client import ObjectClient
+from blobstore.backends._object_store import ObjectStoreBackend
+from blobstore.backends._pacing import RetryLimits
+from blobstore.backends._retrying import RetryingClient
+from blobstore.backends.nas import NasBackend
+from blobstore.config import Config, OssConfig, RequestsConfig, S3Config, read_secret
+from blobstore.errors import ConfigInvalid
+from blobstore.events import Alarm, EventSink
+from blobstore.locations import NasLocation, OssLocation, S3Location
+from blobstore.units import parse_duration_s, parse_size_bytes
+
+_PART_MIN_BYTES = 5 * MIB
+_PART_MAX_BYTES = 1024 * MIB
+
+
+def state_directory(store_id: str) -> str:
+    """Where this host keeps its own of a store whose bytes are elsewhere, the index above all: `$XDG_STATE_HOME/blobstore/<id>`
+    (XDG Base Directory Specification)."""
+    home = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(home):
+        # The specification: one that is relative is to be ignored.
+        home = os.path.join(os.path.expanduser("~"), ".local", "state")
+    if not os.path.isabs(home):
+        raise ConfigInvalid("neither XDG_STATE_HOME nor HOME says where the index is to be; set one, or give --index")
+    return os.path.join(home, "blobstore", store_id)
+
+
+def make_nas_backend(location: NasLocation, config: Config, state: str, events: EventSink) -> NasBackend:
+    """The backend of a share, not yet opened; `state` is a directory on a disk of this host."""
+
+    def notify(text: str) -> None:
+        events(Alarm(text))
+
+    if config.nas.concurrency is None:
+        return NasBackend(location.path, state, notify=notify)
+    return NasBackend(location.path, state, notify=notify, threads=config.nas.concurrency)
+
+
+def make_object_store(
+    location: S3Location | OssLocation, config: Config, *, budget: PartBudget | None = None
+) -> ObjectStoreBackend:
+    """The backend of a bucket, not yet opened; it takes uploads once it is told where their spool is.
+
+    Args:
+        location: which bucket.
+        config: how it is reached.
+        budget: memory for parts that several stores of a process share.
+
+    Raises:
+        ConfigInvalid: the configuration can't be used, or the vendor's packages are not installed.
+    """
+    requests: RequestsConfig
+    if isinstance(location, S3Location):
+        client, requests = _s3_client(location, config.s3), config.s3
+    else:
+        client, requests = _oss_client(location, config.oss), config.oss
+    part_bytes = _part_bytes(requests)
+    if budget is None and requests.part_memory is not None:
+        budget = PartBudget(parse_size_bytes(requests.part_memory))
+    retrying = RetryingClient(client, limits=_limits(requests))
+    options = {} if part_bytes is None else {"part_bytes": part_bytes}
+    return ObjectStoreBackend(retrying, prefix=location.prefix, spool_directory=None, budget=budget, **options)
+
+
+def _s3_client(location: S3Location, config: S3Config) -> ObjectClient:
+    # Not at the top: an install without the extra has no SDK.
+    from blobstore.backends.s3 import S3Client, S3Settings
+
+    _check_pair("s3", config.access_key, "access_key", config.secret_key_file, "secret_key_file")
+    wanted = {
+        "endpoint": config.endpoint,
+        "region": config.region,
+        "is_path_style": config.path_style,
+        "profile": config.profile,
+        "access_key": config.access_key,
+        "secret_key": _secret(config.secret_key_file),
+        "session_token": _secret(config.session_token_file),
+        "encryption": config.encryption,
+        "kms_key_id": config.kms_key_id,
+        "storage_class": config.storage_class,
+        "ca_bundle": config.ca_bundle,
+        "connections_max": config.concurrency,
+        **_timeouts(config),
+    }
+    return S3Client(_settings("s3", S3Settings, location.bucket, wanted))
+
+
+def _oss_client(location: OssLocation, config: OssConfig) -> ObjectClient:
+    from blobstore.backends.oss import OssClient, OssSettings
+
+    _check_pair("oss", config.access_key_id, "access_key_id", config.access_key_secret_file, "access_key_secret_file")
+    wanted = {
+        "endpoint": config.endpoint,
+        "region": config.region,
+        "is_internal": config.internal,
+        "addressing": config.addressing,
+        "signature": config.signature,
+        "access_key_id": config.access_key_id,
+        "access_key_secret": _secret(config.access_key_secret_file),
+        "security_token": _secret(config.security_token_file),
+        "server_side_encryption": config.encryption,
+        "kms_key_id": config.kms_key_id,
+        "storage_class": config.storage_class,
+        "presign_endpoint": config.presign_endpoint,
+        "threads": config.concurrency,
+        **_timeouts(config),
+    }
+    return OssClient(_settings("oss", OssSettings, location.bucket, wanted))
+
+
+def _settings(table: str, make: Callable[..., Any], bucket: str, wanted: dict[str, Any]) -> Any:
+    try:
+        return make(bucket=bucket, **{key: value for key, value in wanted.items() if value is not None})
+    except ConfigInvalid as error:
+        raise ConfigInvalid(f"{error} (the table [{table}] of the configuration)") from error
+
+
+def _check_pair(table: str, key: str | None, key_name: str, secret: str | None, secret_name: str) -> None:
+    if (key is None) != (secret is None):
+        raise ConfigInvalid(f"{table}.{key_name} and {table}.{secret_name} go together: give both, or neither")
+
+
+def _secret(path: str | None) -> str | None:
+    return read_secret(path) if path is not None else None
+
+
+def _timeouts(config: RequestsConfig) -> dict[str, float | None]:
+    wanted = {"connect_timeout_s": config.connect_timeout, "read_timeout_s": config.read_timeout}
+    return {key: parse_duration_s(text) if text is not None else None for key, text in wanted.items()}
+
+
+def _part_bytes(config: RequestsConfig) -> int | None:
+    if config.part_size is None:
+        return None
+    size = parse_size_bytes(config.part_size)
+    if not _PART_MIN_BYTES <= size <= _PART_MAX_BYTES:
+        raise ConfigInvalid(f"part_size must be between 5MiB and 1GiB, not {config.part_size}")
+    return size
+
+
+def _limits(config: RequestsConfig) -> RetryLimits:
+    wanted = {"requests_max": config.concurrency, "attempts_max": config.attempts}
+    return msgspec.structs.replace(RetryLimits(), **{key: value for key, value in wanted.items() if value is not None})
