@@ -97,7 +97,7 @@ def _bucket_and_prefix(scheme: str, rest: str) -> tuple[str, str]:
     # Nothing of such a URL is quoted: it may hold a secret.
     if "@" in rest or "?" in rest or "#" in rest:
         raise ConfigInvalid(
-            f"a {scheme} URL is {scheme}://bucket/prefix and nothing else: credentials come from the environment or from files "
+            f"an {scheme} URL is {scheme}://bucket/prefix and nothing else: credentials come from the environment or from files "
             f"that the table [{scheme}] of the configuration names, and the endpoint from there, too. URLs are seen by others"
         )
     bucket, _, prefix = rest.partition("/")
@@ -106,7 +106,7 @@ def _bucket_and_prefix(scheme: str, rest: str) -> tuple[str, str]:
         what = f"{bucket!r:.300} is no name of a bucket" if bucket else "there is no bucket in it"
         if ":" in bucket:
             what = f"a host and its port are the `endpoint` of the table [{scheme}] of the configuration"
-        raise ConfigInvalid(f"a {scheme} URL is {scheme}://bucket/prefix; {what}")
+        raise ConfigInvalid(f"an {scheme} URL is {scheme}://bucket/prefix; {what}")
     if prefix and not (len(prefix) <= _PREFIX_MAX_CHARS and all(map(_PREFIX_PART.fullmatch, prefix.split("/")))):
         raise ConfigInvalid(
             f"{prefix!r:.300} can't be the prefix of a store: components of letters, digits, dots, hyphens and underscores, "

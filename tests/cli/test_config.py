@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blobstore.config import load_config
+from blobstore.config import load_config, read_secret
 from blobstore.errors import ConfigInvalid
 from tests.cli.conftest import Cli, Images
 
@@ -22,6 +22,17 @@ from tests.cli.conftest import Cli, Images
         ('[gc]\ngrace = "1w"', "the key gc.grace can't be used: '1w' is not a duration"),
         ('[gc]\ndelete_untagged = "yes"', "the key gc.delete_untagged can't be used: expected true or false"),
         ("[gc]\nmax_share = 2.0", "the key gc.max_share must be between 0 and 1, not 2"),
+        ('[s3]\nbucket = "x"', "the key s3.bucket is unknown; remove it, or use one of part_size, part_memory"),
+        ('[s3]\nsecret_key = "x"', "the key s3.secret_key is unknown, as secrets don't belong here; name a file"),
+        ('[oss]\naccess_key_secret = "x"', "name a file that holds it in oss.access_key_secret_file"),
+        ('[s3]\npart_size = "8MB"', "the key s3.part_size can't be used: '8MB' is not a size"),
+        ('[s3]\npath_style = "no"', "the key s3.path_style can't be used: expected true or false, got `str`"),
+        ('[s3]\nencryption = "rot13"', "the key s3.encryption can't be used: invalid enum value 'rot13'"),
+        ('[oss]\nconcurrency = "4"', "the key oss.concurrency can't be used: expected a whole number, got `str`"),
+        ("[oss]\nattempts = 0", "the key oss.attempts must be between 1 and 1000, not 0"),
+        ('[oss]\nread_timeout = "60"', "the key oss.read_timeout can't be used: '60' is not a duration"),
+        ("[nas]\nsoft = true", "the key nas.soft is unknown; remove it, or use one of concurrency"),
+        ("s3 = 1", "the key s3 can't be used: expected a table, written [s3], got `int`"),
         ("store = ", "is not TOML"),
         ("\udcff", "is not TOML"),
     ],
@@ -43,6 +54,22 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path):
     config = load_config(str(path))
     assert config.store == str(tmp_path / "data")
     assert config.index == "lmdb:///i"
+    path.write_text('store = "s3://b/p"\n[s3]\nsecret_key_file = "secret"\nca_bundle = "/etc/ca.pem"')
+    config = load_config(str(path))
+    assert config.store == "s3://b/p"
+    assert (config.s3.secret_key_file, config.s3.ca_bundle) == (str(tmp_path / "secret"), "/etc/ca.pem")
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff"])
+def test_a_secret_that_a_file_does_not_hold_is_refused(tmp_path: Path, content: bytes | None):
+    """Not there, empty, or no text."""
+    path = tmp_path / "secret"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigInvalid, match="secret"):
+        read_secret(str(path))
+    path.write_text("s3cret\n")
+    assert read_secret(str(path)) == "s3cret"
 
 
 def test_the_command_line_goes_before_environment_before_file_before_default(
