@@ -168,16 +168,16 @@ COLLECTOR = (
         (
             Edit(
                 "blobstore/parts.py",
-                "    names = [name for each in trash for name in each.names]\n",
+                "    records = [name for each in trash for name in each.names if is_record_key(name)]\n",
                 """\
-    names = [name for each in trash for name in each.names]
+    records = [name for each in trash for name in each.names if is_record_key(name)]
     removed = list(await index.forget_trash(trash)) if trash else []
 """,
             ),
             Edit(
                 "blobstore/parts.py",
                 """\
-    confirmed = [each for each in trash if gone.issuperset(each.names)]
+    confirmed = [each for each in bare if gone.issuperset(each.names)]
     return list(await index.forget_trash(confirmed)) if confirmed else []
 """,
                 "    return removed\n",

@@ -31,20 +31,16 @@ _A_GAP_ENDS = ("tests/store/test_journal.py::test_a_gap_ends_the_replay_and_is_t
 _INDEX_BEFORE_LISTING = (
     Edit(
         _RECONCILE,
-        """\
-    report = OrphanReport()
-    async for page in _pages(backend):
-""",
-        """    report = OrphanReport()
+        "    judge = _Judge(index, clock, events, report)\n",
+        """    judge = _Judge(index, clock, events, report)
     known = {each.blob.generation async for items in pages(lambda after: index.scan_references(after, PAGE)) for each in items}
-    known |= {intent.generation for intent in await index.list_uploads(2**62, PAGE)}
-    async for page in _pages(backend):
+    judge.known = known | {intent.generation for intent in await index.list_uploads(2**62, PAGE)}
 """,
     ),
     Edit(
         _RECONCILE,
-        "        verdicts = await index.judge(found)\n",
-        "        verdicts = [Verdict.KNOWN if seen.generation in known else Verdict.ORPHAN for seen in found]\n",
+        "        verdicts = await self._index.judge(found)\n",
+        "        verdicts = [Verdict.KNOWN if seen.generation in self.known else Verdict.ORPHAN for seen in found]\n",
     ),
 )
 _ORPHANS_NOT_JUDGED_AGAIN = Edit(
@@ -106,10 +102,10 @@ JOURNAL = (
         (
             Edit(
                 _JOURNAL,
-                "            await upload.commit(checkpoint_key(sequence, intent.generation))\n",
+                "            await upload.commit(key)\n",
                 """            covered = [name.key async for name in list_journal(self._backend) if name.last <= sequence]
             await self._backend.delete(covered)
-            await upload.commit(checkpoint_key(sequence, intent.generation))
+            await upload.commit(key)
 """,
             ),
         ),
