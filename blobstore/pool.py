@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -43,6 +44,31 @@ async def unstoppable(work: Coroutine[Any, Any, Result]) -> Result:
         # Whoever cancelled the wait is told of that alone.
         running.exception()
     raise cancelled
+
+
+async def for_each(
+    work: Callable[[Item], Awaitable[object]], items: Iterable[Item] | AsyncIterator[Item], at_once: int
+) -> None:
+    """Call `work` for every item, `at_once` at a time, asking for them as they are needed. The first error ends the others."""
+    waiting, turn = items if isinstance(items, AsyncIterator) else _one_by_one(items), asyncio.Lock()
+
+    async def worker() -> None:
+        while True:
+            try:
+                async with turn:
+                    item = await anext(waiting)
+            except StopAsyncIteration:
+                return
+            await work(item)
+
+    async with task_group() as group:
+        for _ in range(at_once):
+            group.create_task(worker())
+
+
+async def _one_by_one(items: Iterable[Item]) -> AsyncIterator[Item]:
+    for item in items:
+        yield item
 
 
 class WorkerPool:

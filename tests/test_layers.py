@@ -23,7 +23,7 @@ LAYERS = [
     ["repository"],
     ["store"],
     ["gc", "missing", "scrub", "reconcile", "rebuild"],
-    ["importers", "exporter", "usage", "config"],
+    ["importers", "replication", "exporter", "usage", "config"],
     ["remote"],
     ["app"],
     ["blocking"],

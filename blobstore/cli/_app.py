@@ -11,6 +11,7 @@ _COMMANDS = {
     "init": ("_init:init", "Make a store."),
     "import": ("_images:import_", "Import an OCI image layout (directory or tar) or a `docker save` tar."),
     "export": ("_images:export", "Write an image as an OCI image layout, a directory or a .tar."),
+    "copy": ("_copy:copy", "Copy a store into another, on whatever storage; again for what is new."),
     "put": ("_blobs:put", "Store a blob and print its digest."),
     "get": ("_blobs:get", "Read a blob, verified."),
     "stat": ("_blobs:stat", "Show what is known of a blob."),

@@ -73,7 +73,7 @@ class Common:
             index=settings.index,
             create=create,
             config=settings.config,
-            terms=_terms(settings.gc),
+            terms=hold_terms(settings.gc),
             events=events,
         ) as store:
             yield store
@@ -106,7 +106,7 @@ def policy_of(
     return msgspec.structs.replace(policy, **{key: value for key, value in wanted.items() if value is not None})
 
 
-def _terms(config: GcConfig) -> HoldTerms:
+def hold_terms(config: GcConfig) -> HoldTerms:
     """Promises last as long as the collector waits. No shorter than usual: with a grace of 0 an import would lose its own
     blobs before their manifest comes."""
     grace_s = parse_duration_s(config.grace) if config.grace is not None else GRACE_S_DEFAULT

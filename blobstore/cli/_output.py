@@ -73,6 +73,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
 
 
+def complain(text: str) -> None:
+    """A line on standard error of something that failed while the command went on."""
+    print(f"blobstore: error: {one_line(text)}", file=sys.stderr)
+
+
 def warn(text: str) -> None:
     """A line on standard error that is no error."""
     print(f"blobstore: warning: {one_line(text)}", file=sys.stderr)

@@ -1,0 +1,337 @@
+"""Copying a store into another: blobs, then what refers to them, one repository after the other and several at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from blobstore.abc.paging import every, every_tag
+from blobstore.abc.records import Blob, BlobState, ManifestKey, ManifestNode, ManifestRecord, TagEntry
+from blobstore.backends.memory import MemoryBackend
+from blobstore.digest import Digest
+from blobstore.errors import (
+    BlobDamaged,
+    BlobUnknown,
+    ConfigInvalid,
+    ContentMismatch,
+    ManifestBlobUnknown,
+    ManifestInvalid,
+    ManifestUnknown,
+    RepositoryUnknown,
+)
+from blobstore.events import EventSink, Progress, discard
+from blobstore.index.memory import MemoryIndex
+from blobstore.manifest import Manifest, parse_manifest
+from blobstore.names import RepositoryName, TagName
+from blobstore.pool import for_each
+from blobstore.replication._blobs import BlobCopier
+from blobstore.replication._extras import find_extras, remove_extras
+from blobstore.replication._order import batches
+from blobstore.replication._report import CopyReport, TagDifference
+from blobstore.repository import Repository
+from blobstore.store import Store
+
+repositories_at_once = 4
+manifests_at_once = 8
+blobs_of_manifest_at_once = 16
+
+_PAGE = 1000
+_ATTEMPTS_MAX = 3
+
+
+async def copy_store(
+    source: Store,
+    target: Store | None,
+    *,
+    deletes_extra: bool = False,
+    is_dry_run: bool = False,
+    progress: EventSink = discard,
+) -> CopyReport:
+    """Put every image of `source` into `target`: manifests with all they keep, tags with their dates, pins, and the digests of
+    other algorithms that clients used. What the target has is not sent again, so that a copy that was cut short goes on, and a
+    later one sends what is new. The source is only read; both may be used and collected meanwhile.
+
+    A tag that was moved at the target later than at the source stays. A blob that is damaged at the source is left out together
+    with the manifests that need it, and reported; all else is copied. What no manifest and no pin keeps is not copied.
+
+    Args:
+        source: an open store.
+        target: another one; None in a dry run, for one that isn't made yet.
+        deletes_extra: delete the tags and manifests that the target alone has.
+        is_dry_run: change nothing, and report what would be done.
+        progress: is told bytes sent and to be sent in all.
+
+    Raises:
+        ConfigInvalid: both are the same store.
+        StorageFull, StorageFailed, …: of either storage; what was copied stays, for the next try.
+    """
+    if target is None:
+        assert is_dry_run, "a copy needs a target"
+        nothing = Store(MemoryBackend(), MemoryIndex())
+        await nothing.open(create=True)
+        async with nothing:
+            return await copy_store(source, nothing, is_dry_run=True, progress=progress)
+    if source.store_id == target.store_id:
+        raise ConfigInvalid(f"{source.backend.location} and {target.backend.location} are the same store")
+    return await _Copy(source, target, is_dry_run=is_dry_run, progress=progress).run(deletes_extra=deletes_extra)
+
+
+class _Copy:
+    """One copy under way."""
+
+    def __init__(self, source: Store, target: Store, *, is_dry_run: bool, progress: EventSink) -> None:
+        self._source, self._target, self._is_dry_run, self._progress = source, target, is_dry_run, progress
+        self._report = CopyReport(source.backend.location, target.backend.location, is_dry_run)
+        self._blobs = BlobCopier(source, target, self._report, progress)
+        self._trusts_present = False
+
+    async def run(self, *, deletes_extra: bool) -> CopyReport:
+        """All of it."""
+        # A manifest whose blobs are all there need not be looked into; with damage at the target, it may heal it.
+        self._trusts_present = (await self._target.totals()).suspect_blobs == 0
+        await self._compare()
+        await for_each(self._copy_repository, self._repositories(), repositories_at_once)
+        await self._copy_pins()
+        await self._copy_aliases()
+        await find_extras(self._source, self._target, self._report)
+        if deletes_extra and not self._is_dry_run:
+            await remove_extras(self._target, self._report)
+        self._report.is_extra_deleted = deletes_extra
+        return self._report
+
+    async def _compare(self) -> None:
+        """How much is to be sent: one look at the index of the target for each blob, none at its storage."""
+        looked_at = missing = 0
+        async for found in every(lambda after: self._source.index.scan_references(after, _PAGE)):
+            if not found.parents:
+                continue
+            looked_at += 1
+            if looked_at % _PAGE == 0:
+                self._progress(Progress("compare", looked_at, 0))
+            is_there = await self._look(found.blob)
+            if not any(parent.digest == found.blob.digest for parent in found.parents):
+                self._report.blobs_present += is_there
+                missing += not is_there
+        async for digest in _pins(self._source):
+            blob = await self._source.index.find_blob(digest)
+            if blob is not None and not await self._source.index.list_parents(digest, 1):
+                missing += not await self._look(blob)
+        if self._is_dry_run:
+            self._report.blobs_copied, self._report.bytes_copied = missing, self._blobs.total_bytes
+
+    async def _look(self, blob: Blob) -> bool:
+        """Whether the target has a blob; what it has not is to be sent."""
+        there = await self._target.index.find_blob(blob.digest)
+        is_there = there is not None and there.state is not BlobState.SUSPECT
+        if not is_there:
+            self._blobs.total_bytes += blob.size_bytes
+        return is_there
+
+    async def _repositories(self) -> AsyncIterator[list[ManifestNode]]:
+        nodes: list[ManifestNode] = []
+        async for node in every(lambda after: self._source.index.scan_manifests(after, _PAGE)):
+            if nodes and nodes[-1].record.key.repository != node.record.key.repository:
+                yield nodes
+                nodes = []
+            nodes.append(node)
+        if nodes:
+            yield nodes
+
+    async def _copy_repository(self, nodes: list[ManifestNode]) -> None:
+        name = nodes[0].record.key.repository
+        copying = _RepositoryCopy(
+            self._source,
+            self._target,
+            self._target.repository(name),
+            self._blobs,
+            self._report,
+            trusts_present=self._trusts_present,
+            is_dry_run=self._is_dry_run,
+        )
+        await copying.run(nodes)
+
+    async def _copy_pins(self) -> None:
+        async for digest in _pins(self._source):
+            there = await self._target.index.find_blob(digest)
+            if there is not None and any(
+                hold.repository is None for hold in await self._target.index.list_holds(digest)
+            ):
+                continue
+            self._report.pins_copied += 1
+            if self._is_dry_run:
+                continue
+            with contextlib.suppress(BlobUnknown):
+                # Unpinned and collected meanwhile, or not there yet at the target.
+                if there is not None and there.state is not BlobState.SUSPECT:
+                    change = await self._target.index.pin_blob(digest, self._target.parts.clock.now_ms())
+                    await self._target.parts.journal.settle(change.sequence)
+                    continue
+                self._report.pins_copied -= not await self._blobs.bring_pinned(digest)
+
+    async def _copy_aliases(self) -> None:
+        """What manifests name is there by now; these are the digests by which clients alone know a blob."""
+        index = self._target.index
+        async for each in every(lambda after: self._source.index.scan_aliases(after, _PAGE)):
+            if await index.find_blob(each.alias) is not None:
+                continue
+            parents = await index.list_parents(each.digest, 1)
+            if not parents:
+                continue
+            self._report.aliases_copied += 1
+            if self._is_dry_run:
+                continue
+            repository = self._target.repository(parents[0].repository)
+            record = await index.resolve(repository.name, each.digest)
+            with contextlib.suppress(BlobUnknown):
+                if record is None:
+                    await self._blobs.bring(repository, each.alias)
+                else:
+                    manifest = await repository.get_manifest(each.digest)
+                    await repository.put_manifest(manifest.body, record.media_type, digest=each.alias)
+
+
+class _RepositoryCopy:
+    """The copy of one repository."""
+
+    def __init__(
+        self,
+        source: Store,
+        target: Store,
+        repository: Repository,
+        blobs: BlobCopier,
+        report: CopyReport,
+        *,
+        trusts_present: bool,
+        is_dry_run: bool,
+    ) -> None:
+        self._source, self._target, self._repository = source, target, repository
+        self._blobs, self._report = blobs, report
+        self._trusts_present, self._is_dry_run = trusts_present, is_dry_run
+        self._tags: dict[Digest, list[TagEntry]] = {}
+        self._there: dict[TagName, TagEntry] = {}
+        self._left_out: set[Digest] = set()
+
+    async def run(self, nodes: list[ManifestNode]) -> None:
+        """Manifests, each behind its blobs and children, each with its tags."""
+        for entry in await _tags(self._source, self._repository.name):
+            self._tags.setdefault(entry.digest, []).append(entry)
+        self._there = {entry.tag: entry for entry in await _tags(self._target, self._repository.name)}
+        for batch in batches(nodes):
+            await for_each(lambda node: self._copy_manifest(node.record), batch, manifests_at_once)
+
+    async def _copy_manifest(self, record: ManifestRecord) -> None:
+        digest = record.key.digest
+        is_there = await self._target.index.resolve(self._repository.name, digest) is not None
+        if is_there and self._trusts_present:
+            self._report.manifests_present += 1
+        elif self._is_dry_run:
+            self._report.manifests_copied += 1
+        else:
+            try:
+                is_put = await self._put(record)
+            except (BlobUnknown, ManifestBlobUnknown) as error:
+                if await self._source.index.resolve(self._repository.name, digest) is None:
+                    # Deleted, and perhaps collected, while we were at it: there is nothing to copy any more.
+                    self._report.gone += 1
+                    return
+                if isinstance(error, ManifestBlobUnknown):
+                    raise
+                self._blobs.failed(digest, str(error))
+                is_put = False
+            if not is_put:
+                self._left_out.add(digest)
+                self._report.left_out.append(record.key)
+                return
+            self._report.manifests_copied += not is_there
+            self._report.manifests_present += is_there
+        for entry in self._tags.get(digest, ()):
+            await self._copy_tag(record.key, entry)
+
+    async def _put(self, record: ManifestRecord) -> bool:
+        """Bring what a manifest needs, and put it; False if its bytes, or any of those, are damaged."""
+        manifest = await self._read(record)
+        if manifest is None:
+            return False
+        wanted = [(each.digest, each.kind == "foreign") for each in manifest.references if each.kind != "manifest"]
+        children = [each.digest for each in manifest.references if each.kind == "manifest"]
+        if not self._left_out.isdisjoint(children) or not await self._bring(wanted):
+            return False
+        is_sent = await self._target.index.find_blob(record.key.digest) is None
+        for is_last in (False,) * (_ATTEMPTS_MAX - 1) + (True,):
+            try:
+                await self._repository.put_manifest(manifest.body, record.media_type)
+            except ManifestBlobUnknown as error:
+                # A collector without grace was faster than we are. Children whose record it dropped are put with it.
+                again = [(each, False) for each in error.missing if isinstance(each, Digest)]
+                if is_last or not await self._bring(again):
+                    raise
+            else:
+                if is_sent:
+                    self._report.bytes_copied += record.size_bytes
+                    self._blobs.advance(record.size_bytes)
+                return True
+        raise AssertionError("unreachable")
+
+    async def _read(self, record: ManifestRecord) -> Manifest | None:
+        try:
+            async with self._source.open_blob(record.key.digest) as blob:
+                return parse_manifest(await blob.read(), record.media_type)
+        except (BlobDamaged, ContentMismatch, ManifestInvalid) as error:
+            self._blobs.failed(record.key.digest, str(error))
+            return None
+
+    async def _bring(self, wanted: list[tuple[Digest, bool]]) -> bool:
+        missing: list[Digest] = []
+
+        async def bring(each: tuple[Digest, bool]) -> None:
+            digest, is_foreign = each
+            try:
+                if not await self._blobs.bring(self._repository, digest):
+                    missing.append(digest)
+            except BlobUnknown:
+                # A foreign layer need not be here.
+                if not is_foreign:
+                    raise
+
+        await for_each(bring, wanted, blobs_of_manifest_at_once)
+        return not missing
+
+    async def _copy_tag(self, key: ManifestKey, entry: TagEntry) -> None:
+        there = self._there.get(entry.tag)
+        if there is not None and there.digest == entry.digest:
+            return
+        difference = TagDifference(key.repository, entry.tag, entry.digest, there.digest if there is not None else None)
+        if there is not None and there.updated_at_ms > entry.updated_at_ms:
+            self._report.tags_newer.append(difference)
+            return
+        if there is None:
+            self._report.tags_copied += 1
+        else:
+            self._report.tags_moved.append(difference)
+        if not self._is_dry_run:
+            await self._put_tag(key, entry, is_move=there is not None)
+
+    async def _put_tag(self, key: ManifestKey, entry: TagEntry, *, is_move: bool) -> None:
+        index, journal = self._target.index, self._target.parts.journal
+        with contextlib.suppress(ManifestUnknown):
+            # Deleted at the target in the same moment: then it has no tag either.
+            if is_move:
+                # What it named before is untagged as of now, not as of then.
+                await index.put_tag(key, entry.tag, self._target.parts.clock.now_ms())
+            change = await index.put_tag(key, entry.tag, entry.updated_at_ms)
+            await journal.settle(change.sequence)
+
+
+async def _tags(store: Store, repository: RepositoryName) -> list[TagEntry]:
+    try:
+        return [entry async for entry in every_tag(store.index, repository, _PAGE)]
+    except RepositoryUnknown:
+        return []
+
+
+async def _pins(store: Store) -> AsyncIterator[Digest]:
+    after: Digest | None = None
+    while page := await store.index.list_pins(after, _PAGE):
+        after = page[-1]
+        for digest in page:
+            yield digest
