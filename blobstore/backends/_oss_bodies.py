@@ -14,7 +14,7 @@ from fastcrc import crc64
 from blobstore.abc.backend import CHUNK_BYTES
 from blobstore.backends._oss_errors import oss_errors
 from blobstore.errors import StorageFailed, TransientError
-from blobstore.pool import WorkerPool
+from blobstore.pool import WorkerPool, unstoppable
 
 SEND_BYTES = 256 * 1024
 _BATCH_CHUNKS = 4
@@ -75,6 +75,9 @@ class Incoming:
 
     async def aclose(self) -> None:
         """Let go of the connection, which is used again if all was read."""
+        await unstoppable(self._close())
+
+    async def _close(self) -> None:
         if self._ahead is not None:
             self._hang_up()
             await asyncio.wait([self._ahead])

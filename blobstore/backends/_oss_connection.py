@@ -36,8 +36,8 @@ def connect(settings: OssSettings) -> tuple[Any, Any, Any]:
     """A session, the bucket, and the bucket as URLs for clients name it. Sends nothing."""
     logger = logging.getLogger("oss2")
     if logger.level == logging.NOTSET:
-        # Below, it logs the headers of each request, tokens among them.
-        logger.setLevel(logging.INFO)
+        # Below, it logs each object that isn't there, and further below the headers of each request, tokens among them.
+        logger.setLevel(logging.WARNING)
     session = oss2.Session(pool_size=_CONNECTIONS_KEPT)
     _settle(session.session, settings)
     bucket = _bucket(settings, settings.endpoint_url, session)

@@ -21,7 +21,7 @@ from blobstore.backends._crc64 import joined_crc64
 from blobstore.backends._object_client import Abilities, Limits, ObjectClient, OpenMultipart, Part
 from blobstore.backends._oss_settings import OssSettings
 from blobstore.errors import ConfigInvalid, KeyUnknown, RangeInvalid, StorageFailed, TransientError
-from blobstore.pool import WorkerPool
+from blobstore.pool import WorkerPool, unstoppable
 
 __all__ = ["OssClient", "OssSettings"]
 
@@ -161,7 +161,7 @@ class OssClient(ObjectClient):
         doing = f"delete {len(wanted)} objects of {self.location}"
         gone = frozenset[str]()
         if not self._is_versioned:
-            found = await self._ask(doing, lambda: self._bucket.batch_delete_objects(wanted))
+            found = await self._change(doing, lambda: self._bucket.batch_delete_objects(wanted))
             gone = frozenset(found.deleted_keys)
             # A marker tells that the bucket keeps versions: those under it are still there, and paid for.
             wanted = [each.key for each in found.delete_versions if each.delete_marker]
@@ -181,7 +181,9 @@ class OssClient(ObjectClient):
                 left[key].add(version_id)
         rows = [(key, version_id) for key, version_ids in left.items() for version_id in version_ids]
         for at in range(0, len(rows), _PAGE_KEYS):
-            found = await self._ask(doing, functools.partial(delete_versions, self._bucket, rows[at : at + _PAGE_KEYS]))
+            found = await self._change(
+                doing, functools.partial(delete_versions, self._bucket, rows[at : at + _PAGE_KEYS])
+            )
             for each in found.delete_versions:
                 left[each.key].discard(each.versionid)
         return frozenset(key for key in keys if not left[key])
@@ -210,7 +212,7 @@ class OssClient(ObjectClient):
     async def start_multipart(self, key: str) -> str:
         """See `ObjectClient.start_multipart`."""
         headers = {"Content-Type": "application/octet-stream", **self._kept_headers()}
-        found = await self._ask(
+        found = await self._change(
             f"begin an upload to {self._url(key)}", lambda: self._bucket.init_multipart_upload(key, headers=headers)
         )
         return str(found.upload_id)
@@ -241,7 +243,7 @@ class OssClient(ObjectClient):
         from blobstore.backends._oss_connection import complete
 
         doing = f"complete {self._url(key)}"
-        found = await self._ask(doing, lambda: complete(self._bucket, key, multipart_id, parts))
+        found = await self._change(doing, lambda: complete(self._bucket, key, multipart_id, parts))
         self._note_version(found.headers)
         known = [(part.checksum, part.size_bytes) for part in parts if part.checksum is not None]
         if found.crc is None or len(known) < len(parts):
@@ -254,7 +256,7 @@ class OssClient(ObjectClient):
         """See `ObjectClient.abort`."""
         with contextlib.suppress(KeyUnknown):
             # Completed, or aborted before.
-            await self._ask(
+            await self._change(
                 f"drop an upload to {self._url(key)}", lambda: self._bucket.abort_multipart_upload(key, multipart_id)
             )
 
@@ -286,8 +288,13 @@ class OssClient(ObjectClient):
     # Threads
 
     async def _ask(self, doing: str, work: Callable[[], Result]) -> Result:
-        """One request in a thread. A cancelled wait does not wait for it: it holds nothing of ours."""
+        """A request that changes nothing, in a thread. A cancelled wait does not wait for it: it holds nothing of ours."""
         return await self._pool.run(self._translated, doing, work)
+
+    async def _change(self, doing: str, work: Callable[[], Result]) -> Result:
+        """A request that changes something. A cancelled wait waits for its end, so that it can't take effect behind what is asked
+        next."""
+        return await unstoppable(self._pool.run(self._translated, doing, work))
 
     async def _send(self, doing: str, data: bytes | bytearray, work: Callable[[Any], Result]) -> Result:
         """One request with a body. A cancelled wait stops it, and waits until its thread lets go of the buffer."""
@@ -301,12 +308,7 @@ class OssClient(ObjectClient):
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             body.stop()
-            while not running.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([running])
-            if not running.cancelled():
-                # Retrieved, so that it is not reported as lost; nobody wants it.
-                running.exception()
+            await unstoppable(_ended(running))
             raise
 
     def _translated(self, doing: str, work: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
@@ -331,6 +333,14 @@ class OssClient(ObjectClient):
 
     def _note_version(self, headers: Any) -> None:
         self._is_versioned = self._is_versioned or _VERSION_HEADER in headers
+
+
+async def _ended(running: asyncio.Future[Any]) -> None:
+    """Wait for the end of something whose outcome nobody wants."""
+    await asyncio.wait([running])
+    if not running.cancelled():
+        # Retrieved, so that it is not reported as lost.
+        running.exception()
 
 
 def _crc64(data: bytes | bytearray) -> int:
