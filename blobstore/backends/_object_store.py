@@ -17,7 +17,7 @@ from blobstore.backends._object_client import Abilities, ObjectClient, OpenMulti
 from blobstore.backends._object_tail import UploadTools
 from blobstore.backends._object_upload import ObjectUpload
 from blobstore.backends._spool import Spool, UploadSpool
-from blobstore.errors import ConfigInvalid, InvalidInput, KeyUnknown, RangeInvalid
+from blobstore.errors import ConfigInvalid, InvalidInput, KeyUnknown, RangeInvalid, StorageFailed
 from blobstore.generation import Generation
 from blobstore.layout import DATA_PREFIX, UPLOADS_PREFIX, data_key, parse_blob_key, parse_data_key, upload_key
 from blobstore.pool import WorkerPool
@@ -220,8 +220,16 @@ class ObjectStoreBackend(Backend):
             found_here = await self._open_uploads()
             uploads.extend(info for info in found_here if info.key.startswith(prefix) and info.key > (after or ""))
         behind = None if after is None else self._prefix + after
+        last = ""
         async for found in self._client.list(self._prefix + prefix, behind):
             key = found.key.removeprefix(self._prefix)
+            if key <= last:
+                # Some servers sort by directories. That is the same order for all names of ours, and two listings are
+                # compared by it: a foreign name among them must not make ours look lost.
+                raise StorageFailed(
+                    f"{self.location} lists {key} behind {last}, not by their bytes; remove what is not a store's"
+                )
+            last = key
             if not key or key.endswith("/"):
                 # What a web console makes when somebody asks it for a folder.
                 continue

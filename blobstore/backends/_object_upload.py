@@ -54,7 +54,9 @@ class ObjectUpload(BackendUpload):
         if self._joined_bytes is not None or not self._points:
             return
         offset = self._points[-1]
-        self._number = self._plan.number_at(offset)
+        tail = await self._tools.pool.finish(self._spool.tail, offset)
+        # Not `number_at(offset)`: the tail may be a whole part that was not sent yet.
+        self._number = self._plan.number_at(offset - len(tail))
         if self._number > 1:
             found = await self._client.list_parts(self._target, self._multipart_id)
             self._parts = {part.number: part for part in found if part.number < self._number}
@@ -62,7 +64,7 @@ class ObjectUpload(BackendUpload):
             part = self._parts.get(number)
             if part is None or part.size_bytes != self._plan.size_of(number):
                 raise KeyUnknown(f"{self._client.location} lost part {number} of an upload; start anew")
-        await self._take(await self._tools.pool.finish(self._spool.tail, offset))
+        await self._take(tail)
 
     @property
     def offset(self) -> int:
@@ -101,14 +103,14 @@ class ObjectUpload(BackendUpload):
         closed lately; elsewhere what was sent is sent again."""
         assert 0 <= offset <= self.offset, offset
         await self.drain()
-        number = self._plan.number_at(offset)
+        number, tail_start = self._plan.number_at(offset), self._plan.start_of(self._number)
         kept = offset - self._plan.start_of(number)
         saved = await self._saved_tail(offset)
         await self._forget_points_behind(offset)
         if self._joined_bytes is not None:
             await self._send_again(offset)
-        elif number == self._number:
-            self._tail.cut(kept)
+        elif offset >= tail_start:
+            self._tail.cut(offset - tail_start)
         elif kept == 0 or saved is not None:
             self._go_back(number)
             await self._take((saved or b"")[:kept])
@@ -191,9 +193,9 @@ class ObjectUpload(BackendUpload):
             await self._send_tail()
         await self.drain()
         self._made.append(self._target)
-        await self._client.complete(
-            self._target, self._multipart_id, [self._parts[number] for number in range(1, self._number)]
-        )
+        parts = [self._parts[number] for number in range(1, self._number)]
+        # Not to be cancelled in the middle: whether the object is there must be known before it is deleted.
+        await unstoppable(self._client.complete(self._target, self._multipart_id, parts))
         self._joined_bytes, self._multipart_id = size, ""
         self._points = ()
         await self._save(is_durable=False)
@@ -230,14 +232,14 @@ class ObjectUpload(BackendUpload):
         record = record_key(key)
         self._made.append(self._tools.prefix + record)
         # It names bytes that are there: only after them.
-        await self._client.put(self._tools.prefix + record, b"", is_new=False)
+        await unstoppable(self._client.put(self._tools.prefix + record, b"", is_new=False))
         return (self._target.removeprefix(self._tools.prefix), record)
 
     async def _put_whole(self, name: str) -> None:
         buffer = await self._tail.take() if self._tail.size_bytes else None
         try:
             self._made.append(name)
-            await self._client.put(name, buffer.data if buffer is not None else b"", is_new=False)
+            await unstoppable(self._client.put(name, buffer.data if buffer is not None else b"", is_new=False))
         finally:
             if buffer is not None:
                 buffer.release()

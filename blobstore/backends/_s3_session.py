@@ -63,25 +63,31 @@ class S3Session(Protocol):
         """Those to sign with now; renewed by themselves if they expire."""
 
 
-class AwsSession:
-    """aioboto3's."""
+def make_sdk_session(settings: S3Settings) -> Any:
+    """One of aioboto3, for these credentials."""
+    return aioboto3.Session(
+        aws_access_key_id=settings.access_key,
+        aws_secret_access_key=settings.secret_key,
+        aws_session_token=settings.session_token,
+        region_name=settings.region,
+        profile_name=settings.profile,
+    )
 
-    def __init__(self, settings: S3Settings) -> None:
+
+class AwsSession:
+    """aioboto3's. Making the first client of one costs a tenth of a second, so who makes many may hand in `sdk_session`."""
+
+    def __init__(self, settings: S3Settings, sdk_session: Any = None) -> None:
         self._settings = settings
-        self._session: Any = None
+        self._session: Any = sdk_session
         self._credentials: Any = None
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Any]:
         """See `S3Session.client`."""
         settings = self._settings
-        self._session = aioboto3.Session(
-            aws_access_key_id=settings.access_key,
-            aws_secret_access_key=settings.secret_key,
-            aws_session_token=settings.session_token,
-            region_name=settings.region,
-            profile_name=settings.profile,
-        )
+        if self._session is None:
+            self._session = make_sdk_session(settings)
         async with self._session.client(
             "s3",
             region_name=self._session.region_name or DEFAULT_REGION,

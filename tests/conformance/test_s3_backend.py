@@ -9,6 +9,7 @@ import pytest
 
 from blobstore.abc.backend import Backend
 from blobstore.backends._object_store import ObjectStoreBackend
+from blobstore.backends._retrying import RetryingClient
 from blobstore.backends._s3_session import AwsSession, make_sdk_session
 from blobstore.backends.s3 import PART_MIN_BYTES, S3Client, S3Settings
 from blobstore.testing.backend_suite import BackendSuite
@@ -46,7 +47,7 @@ class S3Suite(BackendSuite):
         )
         client = S3Client(settings, lambda each: AwsSession(each, shared_sdk_session(each)))
         return ObjectStoreBackend(
-            client,
+            RetryingClient(client),
             prefix=f"tests/{hashlib.sha256(str(directory).encode()).hexdigest()[:16]}/",
             spool_directory=str(directory / "spool"),
             part_bytes=PART_MIN_BYTES,
