@@ -8,13 +8,16 @@ async with blobstore.open("file:///srv/registry", create=True) as store:
 """
 
 from blobstore.app import open_store as open  # noqa: A004 - the name the library is known by
+from blobstore.config import Config, load_config
 from blobstore.descriptor import Descriptor, Platform
 from blobstore.digest import Algorithm, Digest
 from blobstore.errors import (
+    AccessDenied,
     ArchiveInvalid,
     BlobDamaged,
     BlobstoreError,
     BlobUnknown,
+    BucketUnknown,
     CollectionRefused,
     ConfigInvalid,
     ContentMismatch,
@@ -41,6 +44,7 @@ from blobstore.errors import (
     RepositoryUnknown,
     RunUnknown,
     SizeMismatch,
+    SlowDown,
     StillReferenced,
     StorageFailed,
     StorageFull,
@@ -64,13 +68,16 @@ from blobstore.uploads import Upload
 
 __version__ = "0.1.0"
 __all__ = [
+    "AccessDenied",
     "Algorithm",
     "ArchiveInvalid",
     "BlobDamaged",
     "BlobReader",
     "BlobUnknown",
     "BlobstoreError",
+    "BucketUnknown",
     "CollectionRefused",
+    "Config",
     "ConfigInvalid",
     "ContentMismatch",
     "Damaged",
@@ -102,6 +109,7 @@ __all__ = [
     "RepositoryUnknown",
     "RunUnknown",
     "SizeMismatch",
+    "SlowDown",
     "StillReferenced",
     "StorageFailed",
     "StorageFull",
@@ -117,5 +125,6 @@ __all__ = [
     "UploadBusy",
     "UploadInterrupted",
     "UploadUnknown",
+    "load_config",
     "open",
 ]

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 
 from blobstore.abc.backend import CHUNK_BYTES
 from blobstore.app import make_collector, open_store
+from blobstore.config import Config
 from blobstore.descriptor import Descriptor
 from blobstore.digest import Digest
 from blobstore.gc import GcPolicy, RunReport
@@ -29,8 +30,10 @@ class BlockingStore:
         descriptor = store.put(b"…", repository="library/app")
     """
 
-    def __init__(self, url: str, *, index: str | None = None, create: bool = False) -> None:
-        self._opening: AbstractAsyncContextManager[Store] = open_store(url, index=index, create=create)
+    def __init__(
+        self, url: str, *, index: str | None = None, create: bool = False, config: Config | None = None
+    ) -> None:
+        self._opening: AbstractAsyncContextManager[Store] = open_store(url, index=index, create=create, config=config)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._store: Store | None = None

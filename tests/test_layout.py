@@ -12,11 +12,17 @@ from blobstore.layout import (
     JournalName,
     blob_key,
     checkpoint_key,
+    data_key,
+    is_record_key,
     journal_key,
     parse_blob_key,
     parse_checkpoint_key,
+    parse_data_key,
     parse_journal_key,
+    parse_record_key,
     parse_upload_key,
+    published_names,
+    record_key,
     upload_key,
 )
 
@@ -25,7 +31,14 @@ generations = st.builds(Generation, u64, u64)
 digests = st.binary(min_size=32, max_size=32).map(Digest.from_sha256)
 sequences = st.integers(min_value=0, max_value=2**63 - 1)
 G = Generation(0x0123456789ABCDEF, 0x42)
-PARSERS = (parse_blob_key, parse_upload_key, parse_journal_key, parse_checkpoint_key)
+PARSERS = (
+    parse_blob_key,
+    parse_data_key,
+    parse_record_key,
+    parse_upload_key,
+    parse_journal_key,
+    parse_checkpoint_key,
+)
 
 
 def test_golden_names() -> None:
@@ -33,6 +46,8 @@ def test_golden_names() -> None:
     hexed = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert str(G) == "0123456789abcdef0000000000000042"
     assert blob_key(Digest.of(b""), G) == f"blobs/sha256/e3/{hexed}.0123456789abcdef0000000000000042"
+    assert data_key(G) == "data/99/0123456789abcdef0000000000000042"
+    assert record_key(blob_key(Digest.of(b""), G)) == f"commits/sha256/e3/{hexed}.0123456789abcdef0000000000000042"
     assert upload_key(G) == "uploads/0123456789abcdef0000000000000042"
     assert journal_key(1, 23, G) == "journal/00000000000000000001-00000000000000000023.0123456789abcdef0000000000000042"
     assert checkpoint_key(23, G) == "checkpoint/00000000000000000023.0123456789abcdef0000000000000042"
@@ -44,6 +59,19 @@ def test_blob_names(digest: Digest, generation: Generation) -> None:
     key = blob_key(digest, generation)
     assert parse_blob_key(key) == BlobName(digest, generation)
     assert checked_key(key) == key
+
+
+@given(digests, generations)
+def test_names_of_what_can_not_be_renamed(digest: Digest, generation: Generation) -> None:
+    """There and back; which is which can be told; and every backend takes them."""
+    key = blob_key(digest, generation)
+    data, record = published_names(key, generation)
+    assert (data, record) == (data_key(generation), record_key(key))
+    assert parse_data_key(data) == generation
+    assert parse_record_key(record) == BlobName(digest, generation)
+    assert [is_record_key(each) for each in (key, data, record)] == [False, False, True]
+    assert [checked_key(each) for each in (data, record)] == [data, record]
+    assert parse_blob_key(record) is parse_record_key(key) is parse_record_key(data) is parse_data_key(record) is None
 
 
 @given(generations)
@@ -102,7 +130,8 @@ def test_other_text_is_no_name(text: str) -> None:
 )  # fmt: skip
 def test_damaged_names_are_not_ours(change) -> None:
     """A name that differs in one place is nobody's, and so never deleted."""
-    keys = (blob_key(Digest.of(b"x"), G), upload_key(G), journal_key(1, 2, G), checkpoint_key(1, G))
+    blob = blob_key(Digest.of(b"x"), G)
+    keys = (blob, data_key(G), record_key(blob), upload_key(G), journal_key(1, 2, G), checkpoint_key(1, G))
     for key, parse in zip(keys, PARSERS, strict=True):
         assert parse(key) is not None
         assert parse(change(key)) is None

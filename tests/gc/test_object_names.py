@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+import msgspec
 import pytest
 
 from blobstore.abc.backend import ObjectInfo
@@ -47,6 +48,10 @@ class Bucket(MemoryBackend):
                 self.requests["list"] += 1
             yield info
 
+    def read(self, key: str, start: int = 0, stop: int | None = None):
+        self.requests["read"] += 1
+        return super().read(key, start, stop)
+
     async def delete(self, keys: Sequence[str]) -> frozenset[str]:
         self.deleted.append(tuple(keys))
         return await super().delete([key for key in keys if key not in self.refused])
@@ -86,6 +91,19 @@ async def test_a_record_is_deleted_before_its_bytes(bench: Bench) -> None:
     kinds = [{is_record_key(key) for key in keys} for keys in bucket_of(bench).deleted if keys]
     assert kinds == [{True}, {False}]
     assert await find_garbage(bench.store) == []
+
+
+async def test_a_collection_deletes_by_the_thousand(bench: Bench) -> None:
+    """As many requests as there are thousands of names, and none for a single one; planning asks for the marker alone."""
+    for number in range(1200):
+        await bench.push_blob(b"layer %d" % number)
+    bucket = bucket_of(bench)
+    policy = msgspec.structs.replace(AT_ONCE, max_share=1.0)
+    assert await _requests(bucket, bench.collector(policy).plan()) == {"stat": 0, "list": 0, "read": 1}
+    bucket.deleted.clear()
+    assert (await bench.collector(policy).run()).freed_blobs == 1200
+    assert [len(keys) for keys in bucket.deleted if keys] == [1000, 1000, 200, 200]
+    assert bucket.requests["stat"] == 0
 
 
 async def test_bytes_stay_while_their_record_can_not_be_deleted(bench: Bench) -> None:
