@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,6 +33,22 @@ class BackendTests(abc.ABC):
     """At how many of a verb's awaits it is cancelled, evenly spread if it has more."""
     KEPT_DESCRIPTORS: ClassVar[int] = 0
     """How many connections a client may keep for later."""
+
+    TRICKY_KEYS: ClassVar[Sequence[str]] = tuple(
+        f"blobs/sha256/{name}" for name in ("ab+1", "ab-c", "ab.x", "ab/a", "ab/a-b", "ab/b", "ab0", "ac/a", "b")
+    )
+    """In byte order, which is not the order of a tree: "-" and "." sort before "/", digits and letters behind. For a server that
+    sorts by directories, some on which both orders agree, as they do on all names of a store."""
+
+    TRICKY_AFTERS: ClassVar[Sequence[str]] = (
+        "a",
+        "blobs/",
+        "blobs/sha256/ab",
+        "blobs/sha256/ab/",
+        "blobs/sha256/ab/aa",
+        "c",
+    )
+    """Behind which listings begin, beside those keys. A server that sorts by directories takes `ab` for all that is in it."""
 
     @abc.abstractmethod
     def make_backend(self, directory: Path) -> Backend:

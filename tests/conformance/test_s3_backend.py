@@ -12,6 +12,8 @@ from blobstore.backends._object_store import ObjectStoreBackend
 from blobstore.backends._retrying import RetryingClient
 from blobstore.backends._s3_session import AwsSession, make_sdk_session
 from blobstore.backends.s3 import PART_MIN_BYTES, S3Client, S3Settings
+from blobstore.errors import StorageFailed
+from blobstore.testing._backend_stage import found_keys
 from blobstore.testing.backend_suite import BackendSuite
 from tests.servers.processes import S3Server
 
@@ -55,6 +57,10 @@ class S3Suite(BackendSuite):
 
 
 class TestWeed(S3Suite):
+    # It sorts by directories.
+    TRICKY_KEYS = tuple(f"blobs/sha256/{name}" for name in ("ab/a", "ab/a-b", "ab/b", "ab0", "ac/a", "b"))
+    TRICKY_AFTERS = ("a", "blobs/", "blobs/sha256/ab/", "blobs/sha256/ab/aa", "c")
+
     @pytest.fixture(autouse=True)
     def _use(self, weed: S3Server) -> None:
         self.server = weed
@@ -70,6 +76,21 @@ class TestMoto(S3Suite):
     @pytest.fixture(autouse=True)
     def _use(self, moto: S3Server) -> None:
         self.server = moto
+
+
+async def test_a_listing_out_of_order_is_refused(tmp_path: Path, weed: S3Server, no_cloud: None) -> None:
+    """SeaweedFS lists a directory before the names that sort between it and its slash: nobody may compare such a listing."""
+    suite = TestWeed()
+    suite.server = weed
+    backend = suite.make_backend(tmp_path)
+    await backend.open()
+    try:
+        for key in ("blobs/sha256/ab/x", "blobs/sha256/ab-foreign"):
+            await backend.put(key, b"")
+        with pytest.raises(StorageFailed, match="ab-foreign"):
+            await found_keys(backend, "")
+    finally:
+        await backend.aclose()
 
 
 del S3Suite
