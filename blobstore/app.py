@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,10 +18,11 @@ from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.clock import Clock, SystemClock, iso_utc, random_hex
 from blobstore.config import Config
 from blobstore.durable import is_there, make_directories, storage_errors, sync_directory
-from blobstore.errors import ForeignStore, StoreUnknown
+from blobstore.errors import ForeignStore, FormatUnsupported, StoreUnknown
 from blobstore.events import EventSink, discard
 from blobstore.gc import Collector, GcPolicy
 from blobstore.index.lmdb import LmdbIndex, exclusive_lock
+from blobstore.layout import MARKER_KEY
 from blobstore.locations import (
     FilesystemLocation,
     LmdbLocation,
@@ -29,12 +31,14 @@ from blobstore.locations import (
     parse_index_url,
     parse_store_url,
 )
-from blobstore.marker import Marker, read_marker
+from blobstore.marker import read_marker
 from blobstore.promises import HoldTerms
 from blobstore.rebuild import RebuildReport, finish, rebuild
 from blobstore.reconcile import find_orphans
-from blobstore.remote import make_nas_backend, make_object_store, state_directory
+from blobstore.remote import make_nas_backend, make_object_store, state_home
 from blobstore.store import Store
+
+_STORE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 @asynccontextmanager
@@ -52,7 +56,7 @@ async def open_store(
 
     Args:
         url: a path, file:///path, nas:///path, s3://bucket/prefix or oss://bucket/prefix.
-        index: lmdb:///path; by default beside the data where that is a local disk, else `blobstore.remote.state_directory`.
+        index: lmdb:///path; by default beside the data where that is a local disk, else below `blobstore.remote.state_home`.
         create: make a store where none is.
         config: how object stores and shares are reached; see `blobstore.config`.
         clock: for tests.
@@ -117,37 +121,42 @@ async def _find(
     Raises:
         StoreUnknown: there is none, and none is wanted.
     """
+    path = parse_index_url(index).path if index else None
     if isinstance(location, FilesystemLocation):
-        path = parse_index_url(index).path if index else location.default_index_path
-        return _Place(FilesystemBackend(location.path), path)
+        return _Place(FilesystemBackend(location.path), path or location.default_index_path)
+    # Beside the index, wherever that is: who shares the one shares the other.
+    state = f"{path}.state" if path else state_home()
     if isinstance(location, NasLocation):
-        backend: Backend = make_nas_backend(location, config, state_directory("nas"), discard)
+        backend: Backend = make_nas_backend(location, config, state, discard)
     else:
         backend = make_object_store(location, config)
-    marker = await _look(backend, is_new_wanted=is_new_wanted)
-    store_id = marker.store_id if marker is not None else random_hex(16)
-    path = parse_index_url(index).path if index else ""
-    # Beside the index, wherever that is: who shares the one shares the other.
-    state = f"{path}.state" if path else state_directory(store_id)
+    store_id = await _look_for_store(backend, is_new_wanted=is_new_wanted)
+    is_new = store_id is None
+    store_id = store_id or random_hex(16)
+    if path is None:
+        state = os.path.join(state, store_id)
     if isinstance(backend, ObjectStoreBackend):
         backend.use_spool(os.path.join(state, "spool"))
     else:
         await backend.aclose()
         assert isinstance(location, NasLocation)
         backend = make_nas_backend(location, config, state, events)
-    return _Place(backend, path or os.path.join(state, "index"), store_id, marker is None)
+    return _Place(backend, path or os.path.join(state, "index"), store_id, is_new)
 
 
-async def _look(backend: Backend, *, is_new_wanted: bool) -> Marker | None:
-    """The marker, read through a backend that stays open if there is one, or need not be."""
+async def _look_for_store(backend: Backend, *, is_new_wanted: bool) -> str | None:
+    """The id in the marker. The backend stays open, unless this raises."""
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(backend.aclose)
         await backend.open()
         marker = await read_marker(backend)
         if marker is None and not is_new_wanted:
             raise StoreUnknown(f"there is no store at {backend.location}; `blobstore init` makes one")
+        if marker is not None and _STORE_ID.fullmatch(marker.store_id) is None:
+            # A directory is named after it.
+            raise FormatUnsupported(f"{MARKER_KEY} is not a marker of a store: {marker.store_id!r:.80} is no id")
         stack.pop_all()
-    return marker
+    return marker.store_id if marker is not None else None
 
 
 def index_location(url: str, index: str | None) -> LmdbLocation:

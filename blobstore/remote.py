@@ -24,16 +24,20 @@ _PART_MIN_BYTES = 5 * MIB
 _PART_MAX_BYTES = 1024 * MIB
 
 
-def state_directory(store_id: str) -> str:
-    """Where this host keeps its own of a store whose bytes are elsewhere, the index above all: `$XDG_STATE_HOME/blobstore/<id>`
-    (XDG Base Directory Specification)."""
+def state_home() -> str:
+    """Where this host keeps its own of stores whose bytes are elsewhere, the index above all, each in a directory of its id:
+    `$XDG_STATE_HOME/blobstore` (XDG Base Directory Specification).
+
+    Raises:
+        ConfigInvalid: the environment says nothing of it.
+    """
     home = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(home):
         # The specification: one that is relative is to be ignored.
         home = os.path.join(os.path.expanduser("~"), ".local", "state")
     if not os.path.isabs(home):
         raise ConfigInvalid("neither XDG_STATE_HOME nor HOME says where the index is to be; set one, or give --index")
-    return os.path.join(home, "blobstore", store_id)
+    return os.path.join(home, "blobstore")
 
 
 def make_nas_backend(location: NasLocation, config: Config, state: str, events: EventSink) -> NasBackend:

@@ -8,7 +8,7 @@ import pytest
 
 from blobstore.errors import ConfigInvalid
 from blobstore.locations import FilesystemLocation, NasLocation, OssLocation, S3Location, StoreLocation, parse_store_url
-from blobstore.remote import state_directory
+from blobstore.remote import state_home
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ def test_where_a_host_keeps_its_own(monkeypatch: pytest.MonkeyPatch):
         ("", "/home/x/.local/state"),
     ):
         monkeypatch.setenv("XDG_STATE_HOME", value)
-        assert state_directory("id") == os.path.join(directory, "blobstore", "id")
+        assert state_home() == os.path.join(directory, "blobstore")

@@ -129,6 +129,19 @@ def test_the_index_may_be_elsewhere(remote: Remote, tmp_path: Path, monkeypatch:
     assert "there is no index in" in remote.fails(2, "ls")
 
 
+@pytest.mark.parametrize("store_id", ["../../etc", "", "x" * 32, "0" * 33])
+def test_a_marker_names_no_directory_of_its_choice(make_remote: MakeRemote, tmp_path: Path, store_id: str):
+    """An id that we never made is refused before anything is looked for under it."""
+    remote = make_remote("nas")
+    assert remote("init").status == 0
+    marker = tmp_path / "share" / "store" / "blobstore.json"
+    document = json.loads(marker.read_text())
+    marker.write_text(json.dumps({**document, "store_id": store_id}))
+    for command in (("ls",), ("init",), ("index", "rebuild")):
+        assert "is not a marker of a store" in remote.fails(2, *command)
+    assert len(remote.homes()) == 1
+
+
 def test_an_index_of_another_store_is_refused(make_remote: MakeRemote, cli: Cli, tmp_path: Path):
     """The bucket has its own."""
     index = ("--index", f"lmdb://{tmp_path}/index")
