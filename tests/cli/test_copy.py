@@ -1,0 +1,213 @@
+"""`copy`: one store into another, from the command line."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blobstore.cli._progress import ProgressLines
+from blobstore.events import Progress
+from blobstore.testing.fakes import FakeClock
+from tests.cli.conftest import Cli, Images, Layout, damage, file_of
+from tests.store.pushing import small_disk
+
+ROOT = Path(__file__).resolve().parents[2]
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "target"
+
+
+def test_a_store_is_copied(cli: Cli, images: Images, target: Path) -> None:
+    """The target is made; its tags have the dates of the source; it is whole."""
+    result = cli("copy", str(images.store), str(target))
+    assert result.status == 0, result.err
+    assert "copied 4 blobs, 2 manifests, 2 tags" in result.out
+    assert result.err == ""
+    listed = [cli("ls", "library/app", "--store", str(each), "--json").document() for each in (images.store, target)]
+    assert listed[0] == listed[1]
+    assert cli("check", "--read-data", "--store", str(target)).status == 0
+    again = cli("copy", str(images.store), str(target))
+    assert "copied 0 blobs, 0 manifests, 0 tags (0 B); 4 blobs and 2 manifests there before" in again.out
+
+
+def test_the_report_as_json(cli: Cli, images: Images, target: Path) -> None:
+    """Everything that differs, by name."""
+    cli("copy", str(images.store), str(target))
+    cli("tag", f"library/app@{images.a}", "c")
+    cli("untag", "library/app:b")
+    cli("tag", f"library/app@{images.b}", "a", "--store", str(target))
+    document = cli("copy", str(images.store), str(target), "--json").document()
+    assert document["complete"] is True
+    assert (document["blobs_copied"], document["blobs_present"], document["manifests_present"]) == (0, 4, 2)
+    assert document["tags_copied"] == 1
+    assert [(each["tag"], each["source"], each["target"]) for each in document["tags_newer"]] == [
+        ("a", images.a, images.b)
+    ]
+    assert [each["tag"] for each in document["tags_extra"]] == ["b"]
+    assert document["extra_deleted"] is False
+    said = cli("copy", str(images.store), str(target)).out
+    assert "library/app:a  left as it is: moved at the target later than at the source" in said
+    assert "library/app:b  only at the target" in said
+    deleted = cli("copy", "--delete", str(images.store), str(target), "--json").document()
+    assert deleted["extra_deleted"] is True
+    tags = cli("ls", "library/app", "--store", str(target), "--json").document()["tags"]
+    assert [each["tag"] for each in tags] == ["a", "c"]
+
+
+def test_a_dry_run_makes_no_store(cli: Cli, images: Images, target: Path) -> None:
+    """It says what would be copied."""
+    document = cli("copy", "--dry-run", str(images.store), str(target), "--json").document()
+    assert (document["dry_run"], document["blobs_copied"], document["manifests_copied"]) == (True, 4, 2)
+    assert document["target"] == str(target)
+    assert not target.exists()
+    assert "would copy 4 blobs, 2 manifests, 2 tags" in cli("copy", "--dry-run", str(images.store), str(target)).out
+    assert not target.exists()
+
+
+def test_quiet_says_nothing(cli: Cli, images: Images, target: Path) -> None:
+    """Neither where it went well nor how far it is."""
+    assert cli("copy", "--quiet", str(images.store), str(target)) == (0, "", "")
+
+
+def test_damage_is_told_and_the_rest_is_copied(cli: Cli, images: Images, target: Path) -> None:
+    """Exit status 1; the blob and the manifest that needs it are named once each, also with --quiet."""
+    damage(images.store, images.layer_of_b)
+    for options in ([], ["--quiet"]):
+        result = cli("copy", *options, str(images.store), str(target))
+        assert result.status == 1
+        lines = result.err.splitlines()
+        assert len(lines) == 2
+        assert images.layer_of_b in lines[0]
+        assert f"library/app@{images.b} was left out" in lines[1]
+    tags = cli("ls", "library/app", "--store", str(target), "--json").document()["tags"]
+    assert [each["tag"] for each in tags] == ["a"]
+    assert cli("get", images.layer_of_b, "--store", str(target), "-o", str(target.parent / "x")).status == 1
+
+
+@pytest.mark.parametrize("which", ["absent", "a file"])
+def test_no_target_is_made_for_a_mistyped_source(cli: Cli, tmp_path: Path, target: Path, which: str) -> None:
+    """The source is opened first."""
+    if which == "a file":
+        (tmp_path / "wrong").write_text("x")
+    result = cli("copy", str(tmp_path / "wrong"), str(target))
+    assert result.status == 2
+    assert str(tmp_path / "wrong") in result.err
+    assert not target.exists()
+
+
+def test_one_store_is_not_two(cli: Cli, images: Images, tmp_path: Path) -> None:
+    """Also under another name."""
+    (tmp_path / "link").symlink_to(images.store)
+    for other in (str(images.store), f"file://{images.store}", str(tmp_path / "link")):
+        result = cli("copy", str(images.store), other)
+        assert result.status == 2
+        assert "the same store" in result.err
+
+
+def test_store_is_no_option_of_copy(cli: Cli, images: Images, target: Path) -> None:
+    """Both are arguments."""
+    result = cli("copy", "--store", str(images.store), str(images.store), str(target))
+    assert result.status == 2
+    assert "--store" in result.err
+
+
+def test_each_store_has_its_index_and_configuration(cli: Cli, images: Images, tmp_path: Path, target: Path) -> None:
+    """`--index` and `--config` are the source's; the target's configuration is the same unless it is named."""
+    os.rename(images.store / "index", tmp_path / "index")
+    (tmp_path / "good.toml").write_text('[gc]\ngrace = "48h"\n')
+    (tmp_path / "bad.toml").write_text("[gc]\ngrace = 3\n")
+    options = ["--index", str(tmp_path / "index"), "--to-index", str(tmp_path / "target-index")]
+    assert cli("copy", *options, "--config", str(tmp_path / "bad.toml"), str(images.store), str(target)).status == 2
+    bad = ["--config", str(tmp_path / "good.toml"), "--to-config", str(tmp_path / "bad.toml")]
+    result = cli("copy", *options, *bad, str(images.store), str(target))
+    assert result.status == 2
+    assert "bad.toml" in result.err
+    assert cli("copy", *options, "--config", str(tmp_path / "good.toml"), str(images.store), str(target)).status == 0
+    assert not (target / "index").exists()
+    assert (tmp_path / "target-index").is_dir()
+
+
+def test_a_full_target_is_told(cli: Cli, store: Path, layout: Layout, tmp_path: Path) -> None:
+    """One line, status 1; what fitted stays, and the copy to a larger one is whole."""
+    layout.image("big", [layout.layer(64 * MIB)])
+    layout.image("small", [layout.layer()])
+    assert cli("import", str(layout.path), "app").status == 0
+    disk = small_disk(tmp_path, "48m")
+    try:
+        result = cli("copy", str(store), str(disk / "target"))
+        assert result.status == 1
+        assert "space" in result.err
+        assert cli("check", "--store", str(disk / "target")).status == 0
+        subprocess.run(["mount", "-o", "remount,size=256m", str(disk)], check=True)
+        assert cli("copy", str(store), str(disk / "target")).status == 0
+        assert cli("check", "--read-data", "--store", str(disk / "target")).status == 0
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_a_killed_copy_goes_on(cli: Cli, store: Path, layout: Layout, tmp_path: Path, target: Path) -> None:
+    """Killed with signal 9 at many moments, a collection of the target in between; then one run, and all is there and whole."""
+    for number in range(50):
+        layout.image(f"v{number}", [layout.layer(20_000), layout.layer(1_100_000)])
+    assert cli("import", str(layout.path), "app").status == 0
+    command = [sys.executable, "-m", "blobstore", "copy", str(store), str(target)]
+    killed = 0
+    for more in (1, 2, 4, 8, 16):
+        before = _files(target)
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None and _files(target) < before + more:
+                continue
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += process.returncode == -signal.SIGKILL
+        if (target / "blobstore.json").exists():
+            assert cli("gc", "--store", str(target)).status == 0
+            assert cli("check", "--store", str(target)).status == 0
+    assert killed >= 4
+    there = cli("stats", "--store", str(target), "--json").document()["blobs"]
+    assert 0 < there < 200
+    document = cli("copy", str(store), str(target), "--json").document()
+    assert document["blobs_present"] > 0
+    assert document["blobs_copied"] + document["manifests_copied"] == 200 - there
+    for each in (store, target):
+        assert cli("check", "--read-data", "--store", str(each)).status == 0
+    listed = [cli("ls", "app", "--store", str(each), "--json").document() for each in (store, target)]
+    assert listed[0] == listed[1]
+
+
+def _files(target: Path) -> int:
+    return sum(1 for _ in target.glob("blobs/sha256/*/*"))
+
+
+def test_progress_is_told_in_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """One each ten seconds, with the speed so far and the time left."""
+    clock = FakeClock()
+    lines = ProgressLines("copy", clock)
+    for second in range(1, 26):
+        clock.advance(1000)
+        lines.show(Progress("copy", second * 10 * MIB, 1000 * MIB))
+        lines.show(Progress("compare", second, 0))
+    assert capsys.readouterr().err.splitlines() == [
+        "copy: 100.0 MiB of 1000.0 MiB, 10.0 MiB/s, 90s left",
+        "copy: 200.0 MiB of 1000.0 MiB, 10.0 MiB/s, 80s left",
+    ]
+
+
+def test_a_copied_blob_has_its_bytes(cli: Cli, images: Images, target: Path) -> None:
+    """Byte for byte."""
+    assert cli("copy", str(images.store), str(target)).status == 0
+    digests = [
+        hashlib.sha256(file_of(each, images.shared_layer).read_bytes()).hexdigest() for each in (images.store, target)
+    ]
+    assert digests == [images.shared_layer.partition(":")[2]] * 2
+    assert json.loads((target / "blobstore.json").read_text()) != json.loads(
+        (images.store / "blobstore.json").read_text()
+    )
