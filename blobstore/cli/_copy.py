@@ -19,7 +19,7 @@ from blobstore.cli._progress import reporting
 from blobstore.config import Config, load_config
 from blobstore.errors import StoreUnknown
 from blobstore.events import EventSink, discard
-from blobstore.locations import FilesystemLocation, StoreLocation, parse_store_url
+from blobstore.locations import FilesystemLocation, NasLocation, parse_store_url
 from blobstore.store import Store
 from blobstore.units import format_size
 
@@ -62,7 +62,7 @@ async def copy(
         raise UsageInvalid("copy takes both stores as arguments; leave --store out")
     from_config = load_config(common.config) if common.config is not None else Config()
     into_config = load_config(to_config) if to_config is not None else from_config
-    if _place(parse_store_url(source)) == _place(parse_store_url(target)):
+    if _place(source, from_config) == _place(target, into_config):
         raise UsageInvalid(f"{source!r:.300} and {target!r:.300} are the same store")
     with reporting(common, phase_in_lines="copy") as events:
         # The source first: for a mistyped one no store is to be made. Its damage is in the report.
@@ -93,8 +93,12 @@ async def _open_target(
         yield store
 
 
-def _place(location: StoreLocation) -> object:
-    return os.path.realpath(location.path) if isinstance(location, FilesystemLocation) else location
+def _place(url: str, config: Config) -> object:
+    """What tells two places apart. A bucket of one name may be on two servers; then their ids tell, once they are open."""
+    location = parse_store_url(url)
+    if isinstance(location, FilesystemLocation | NasLocation):
+        return os.path.realpath(location.path)
+    return location, config.s3.endpoint, config.oss.endpoint
 
 
 def _tell(output: Output, report: CopyReport) -> None:
