@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ FILE_MODE = 0o600
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 WRITE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 CREATE_FLAGS = WRITE_FLAGS | os.O_CREAT | os.O_EXCL
+_NO_UNNAMED_FILES = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
+"""What O_TMPFILE is answered with by file systems and kernels that don't know it."""
 
 
 class OpenFile:
@@ -53,9 +56,14 @@ class FileCalls:
         """Make a file that wasn't there, and open it."""
         return os.open(path, CREATE_FLAGS, FILE_MODE)
 
-    def create_unnamed(self, directory: str) -> int:
-        """Make a file that has no name yet; EOPNOTSUPP where files are born with a name."""
-        return os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE)
+    def create_unnamed(self, directory: str) -> int | None:
+        """Make a file that has no name yet; None where files are born with a name."""
+        try:
+            return os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE)
+        except OSError as error:
+            if error.errno not in _NO_UNNAMED_FILES or not os.path.isdir(directory):
+                raise
+            return None
 
     def staging_name(self, path: str) -> str:
         """A name for the bytes of `path` while they are written. What a crash leaves of it, `check` reports."""

@@ -105,14 +105,8 @@ def _sync_and_close(handle: int) -> None:
 
 def create_whole(calls: FileCalls, path: str, data: bytes) -> bool:
     """Make a file with its content at once, durably; False if the name is taken."""
-    directory = os.path.dirname(path)
-    try:
-        handle = calls.create_unnamed(directory)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT) or not os.path.isdir(
-            directory
-        ):
-            raise
+    handle = calls.create_unnamed(os.path.dirname(path))
+    if handle is None:
         return _create_whole_by_name(calls, path, data)
     try:
         write_at(handle, data, 0)

@@ -57,19 +57,21 @@ class NasCalls(FileCalls):
 
         def is_made() -> bool:
             handle = _opened(path, WRITE_FLAGS)
-            if handle is not None and os.fstat(handle).st_size:
+            if handle is None:
+                return False
+            if os.fstat(handle).st_size:
                 os.close(handle)
-                handle = None
-            if handle is not None:
-                handles.append(handle)
-            return handle is not None
+                return False
+            handles.append(handle)
+            return True
 
         _judged(make, is_made)
         return handles[0]
 
-    def create_unnamed(self, directory: str) -> int:
+    def create_unnamed(self, directory: str) -> int | None:
         """See `FileCalls.create_unnamed`: NFS has no such files."""
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), directory)
+        del directory
+        return None
 
     def staging_name(self, path: str) -> str:
         """A name in a directory that no listing shows. What a process leaves there when it dies, the next one of this store that
@@ -82,7 +84,9 @@ class NasCalls(FileCalls):
 
     def _start_staging(self) -> None:
         directory = os.path.join(self._root, STAGING_DIRECTORY)
-        os.makedirs(directory, DIRECTORY_MODE, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            _looked_for(lambda: os.mkdir(directory, DIRECTORY_MODE), self._root)
+        _ask_anew(directory)
         mine = self._locks.take(f"process {self._process}")
         assert mine is not None, self._process
         self._process_lock = mine
@@ -116,7 +120,7 @@ class NasCalls(FileCalls):
 
     def unlink(self, path: str) -> None:
         """See `FileCalls.unlink`. What isn't there any more is gone, whoever took it away."""
-        _judged(lambda: os.unlink(path), lambda: _found(path) is None, is_repeatable=True)
+        _judged(lambda: os.unlink(path), lambda: _found(path) is None)
 
     def discard(self, path: str) -> None:
         """See `FileCalls.discard`. What stays is found by the next process."""
@@ -135,15 +139,11 @@ class NasCalls(FileCalls):
 
     def stat(self, path: str) -> os.stat_result:
         """See `FileCalls.stat`."""
-        try:
-            return _repeated(lambda: os.stat(path, follow_symlinks=False))
-        except FileNotFoundError:
-            _ask_anew(os.path.dirname(path))
-            return _repeated(lambda: os.stat(path, follow_symlinks=False))
+        return _looked_for(lambda: os.stat(path, follow_symlinks=False), os.path.dirname(path))
 
     def entries(self, path: str) -> Sequence[os.DirEntry[str]]:
         """See `FileCalls.entries`; without names that no key can have: the client's own and those of our staging."""
-        found = _repeated(lambda: super(NasCalls, self).entries(path))
+        found = _looked_for(lambda: super(NasCalls, self).entries(path), path)
         self.silly_names_seen += sum(entry.name.startswith(".nfs") for entry in found)
         return [entry for entry in found if not entry.name.startswith(".")]
 
@@ -176,19 +176,17 @@ class NasCalls(FileCalls):
 
 
 class _NasFile(OpenFile):
-    """A file that is opened again, once, should its handle become stale; then it must be the same one."""
-
-    _is_reopened = False
+    """A file that is opened again should its handle become stale; then it must be the same one."""
 
     def read(self, size_bytes: int, offset: int) -> bytes:
         """See `OpenFile.read`."""
         try:
             return super().read(size_bytes, offset)
         except OSError as error:
-            if error.errno != errno.ESTALE or self._is_reopened:
+            if error.errno != errno.ESTALE:
                 raise
             self._reopen(error)
-            return super().read(size_bytes, offset)
+        return super().read(size_bytes, offset)
 
     def _reopen(self, error: OSError) -> None:
         """What a name stands for never changes, the marker's apart: as many bytes are the same bytes."""
@@ -198,28 +196,25 @@ class _NasFile(OpenFile):
         if os.fstat(fresh).st_size != self.found.st_size:
             os.close(fresh)
             raise error
-        stale, self.handle, self._is_reopened = self.handle, fresh, True
+        stale, self.handle = self.handle, fresh
         with contextlib.suppress(OSError):
             # The descriptor is gone all the same.
             os.close(stale)
 
 
-def _judged(call: Callable[[], None], has_happened: Callable[[], bool], *, is_repeatable: bool = False) -> None:
-    """Make a call; after an error that may hide a success, look whether it took effect."""
+def _judged(call: Callable[[], None], has_happened: Callable[[], bool]) -> None:
+    """Make a call; after an error that may hide a success, look whether it took effect. If not, the client has just asked the
+    server, and remembers nothing wrong any more: once more."""
     for is_last in (False, True):
         try:
             call()
         except OSError as error:
             if error.errno not in _DOUBTFUL:
                 raise
-            try:
-                is_done = has_happened()
-            except OSError:
-                # Nobody knows; the first error is the one to tell.
-                raise error from None
-            if is_done:
+            # Should looking fail, nobody knows: then its error is raised, never that the name is taken, or gone.
+            if has_happened():
                 return
-            if is_last or not (is_repeatable or error.errno == errno.ESTALE):
+            if is_last:
                 raise
         else:
             return
@@ -233,6 +228,15 @@ def _repeated(call: Callable[[], Result]) -> Result:
         if error.errno != errno.ESTALE:
             raise
     return call()
+
+
+def _looked_for(call: Callable[[], Result], directory: str) -> Result:
+    """As `_repeated`; what isn't there is looked for again when the client has asked the server for that directory."""
+    try:
+        return _repeated(call)
+    except FileNotFoundError:
+        _ask_anew(directory)
+        return _repeated(call)
 
 
 def _found(path: str) -> os.stat_result | None:
@@ -249,13 +253,9 @@ def _found(path: str) -> os.stat_result | None:
 def _opened(path: str, flags: int) -> int | None:
     """A descriptor; None if nothing is there, also when the server was asked anew."""
     try:
-        return _repeated(lambda: os.open(path, flags))
+        return _looked_for(lambda: _open(path, flags), os.path.dirname(path))
     except FileNotFoundError:
-        try:
-            _ask_anew(os.path.dirname(path))
-            return _repeated(lambda: os.open(path, flags))
-        except FileNotFoundError:
-            return None
+        return None
 
 
 def _opened_or_raise(path: str, flags: int) -> int:
@@ -265,6 +265,29 @@ def _opened_or_raise(path: str, flags: int) -> int:
     return handle
 
 
+def _open(path: str, flags: int) -> int:
+    """Open, and look: NFSv4 clients open a file that was replaced meanwhile, and only then see that it is stale."""
+    handle = os.open(path, flags)
+    try:
+        os.fstat(handle)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
 def _ask_anew(directory: str) -> None:
-    """Open a directory, which has the client compare what it remembers of it with the server's (nfs(5), close-to-open)."""
-    os.close(_repeated(lambda: os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
+    """Open a directory, which has the client compare what it remembers of it with the server's (nfs(5), close-to-open). If it
+    isn't there, the client may only remember that it wasn't: then first the one above."""
+    try:
+        _open_directory(directory)
+    except FileNotFoundError:
+        above = os.path.dirname(directory)
+        if above == directory:
+            raise
+        _ask_anew(above)
+        _open_directory(directory)
+
+
+def _open_directory(path: str) -> None:
+    os.close(_repeated(lambda: _open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))

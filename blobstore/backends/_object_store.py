@@ -223,7 +223,7 @@ class ObjectStoreBackend(Backend):
         last = ""
         async for found in self._client.list(self._prefix + prefix, behind):
             key = found.key.removeprefix(self._prefix)
-            if key <= last:
+            if last and key <= last:
                 # Some servers sort by directories. That is the same order for all names of ours, and two listings are
                 # compared by it: a foreign name among them must not make ours look lost.
                 raise StorageFailed(

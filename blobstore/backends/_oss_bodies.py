@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from blobstore.pool import WorkerPool, unstoppable
 
 SEND_BYTES = 256 * 1024
 _BATCH_CHUNKS = 4
-_BATCH_S = 0.05
+_WAITING_CHUNKS = 2
 
 
 class OutgoingStopped(Exception):
@@ -50,24 +49,29 @@ class Outgoing:
 
 
 class Incoming:
-    """A body that is read ahead in threads by a few chunks."""
+    """A body that threads read ahead of whoever takes it, by a few chunks."""
 
     def __init__(self, pool: WorkerPool, result: Any, doing: str, size_bytes: int, expected_crc: int | None) -> None:
         self._pool, self._result, self._doing = pool, result, doing
-        self._left, self._expected_crc = size_bytes, expected_crc
+        self._size, self._left, self._expected_crc = size_bytes, size_bytes, expected_crc
         self._crc: int | None = None
-        self._ahead: asyncio.Future[list[bytes]] | None = None
+        self._reading: asyncio.Future[None] | None = None
+        # Chunks; behind those of a batch its error, or nothing.
+        self._arrived: asyncio.Queue[bytes | BaseException] = asyncio.Queue()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """All of it, checked at its end."""
+        told = 0
         self._read_ahead()
-        while self._ahead is not None:
-            batch = await asyncio.shield(self._ahead)
-            self._ahead = None
-            if self._left:
+        while told < self._size:
+            arrived = await self._arrived.get()
+            if isinstance(arrived, BaseException):
+                raise arrived
+            if self._reading is None and self._left and self._arrived.qsize() <= _WAITING_CHUNKS:
                 self._read_ahead()
-            for chunk in batch:
-                yield chunk
+            if arrived:
+                told += len(arrived)
+                yield arrived
         if self._expected_crc is not None and self._expected_crc != (self._crc or 0):
             raise StorageFailed(
                 f"{self._doing}: the bytes that came have another CRC64 than the server told; read it again"
@@ -78,31 +82,35 @@ class Incoming:
         await unstoppable(self._close())
 
     async def _close(self) -> None:
-        if self._ahead is not None:
+        if self._reading is not None:
             self._hang_up()
-            await asyncio.wait([self._ahead])
-            if not self._ahead.cancelled():
-                # Retrieved, so that it is not reported as lost; nobody wants it.
-                self._ahead.exception()
+            await asyncio.wait([self._reading])
         close_result(self._result)
 
     def _read_ahead(self) -> None:
-        self._ahead = asyncio.ensure_future(self._pool.run(self._read_batch))
+        if self._left:
+            loop = asyncio.get_running_loop()
+            self._reading = asyncio.ensure_future(self._pool.run(self._read_batch, loop))
+            self._reading.add_done_callback(self._end_batch)
 
-    def _read_batch(self) -> list[bytes]:
-        """Some chunks in one go, as a change of threads costs more than reading one; but none waits long for the next."""
-        batch: list[bytes] = []
-        until = time.monotonic() + _BATCH_S
+    def _end_batch(self, reading: asyncio.Future[None]) -> None:
+        self._reading = None
+        error = None if reading.cancelled() else reading.exception()
+        self._arrived.put_nowait(error or b"")
+
+    def _read_batch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Some chunks, each handed over as it comes. Not one a call: it would wait for its thread as long as it takes to come."""
         with oss_errors(self._doing):
-            while self._left and len(batch) < _BATCH_CHUNKS and (not batch or time.monotonic() < until):
+            for _ in range(_BATCH_CHUNKS):
+                if not self._left:
+                    return
                 chunk = self._result.read(min(CHUNK_BYTES, self._left))
                 if not chunk:
                     raise TransientError(f"{self._doing}: the body ended {self._left} bytes early")
                 self._left -= len(chunk)
                 if self._expected_crc is not None:
                     self._crc = crc64.xz(chunk) if self._crc is None else crc64.xz(chunk, self._crc)
-                batch.append(chunk)
-        return batch
+                loop.call_soon_threadsafe(self._arrived.put_nowait, chunk)
 
     def _hang_up(self) -> None:
         """Wake a thread that waits for bytes."""

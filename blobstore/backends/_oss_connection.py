@@ -16,7 +16,7 @@ from oss2.models import BatchDeleteObjectVersion, BatchDeleteObjectVersionList, 
 from blobstore.backends._object_client import Part
 from blobstore.backends._oss_settings import OssSettings, url_of
 
-_PAGE_KEYS = 1000
+PAGE_KEYS = 1000
 _CONNECTIONS_KEPT = 256
 """More than there are threads, as downloads hold one between their reads."""
 
@@ -74,11 +74,28 @@ def _bucket(settings: OssSettings, endpoint: str, session: Any) -> Any:
 def put_once(bucket: Any, key: str, body: Any, headers: dict[str, str]) -> Any:
     """The result; None if there is an object already, and the headers forbid to replace it."""
     try:
-        return bucket.put_object(key, body, headers=headers)
+        return _read_to_its_end(bucket.put_object(key, body, headers=headers))
     except oss2.exceptions.ServerError as error:
         if error.code == "FileAlreadyExists":
             return None
         raise
+
+
+def put_part(bucket: Any, key: str, multipart_id: str, number: int, body: Any) -> Any:
+    """Send one part."""
+    return _read_to_its_end(bucket.upload_part(key, multipart_id, number, body))
+
+
+def complete(bucket: Any, key: str, multipart_id: str, parts: Sequence[Part]) -> Any:
+    """Join the parts."""
+    infos = [PartInfo(part.number, part.etag) for part in parts]
+    return _read_to_its_end(bucket.complete_multipart_upload(key, multipart_id, infos))
+
+
+def _read_to_its_end(result: Any) -> Any:
+    """oss2 leaves the bodies of these answers unread, and with them their connections unused."""
+    result.resp.read()
+    return result
 
 
 def versions_of(bucket: Any, key: str) -> list[str]:
@@ -87,7 +104,7 @@ def versions_of(bucket: Any, key: str) -> list[str]:
     key_marker = version_marker = ""
     while True:
         page = bucket.list_object_versions(
-            prefix=key, key_marker=key_marker, versionid_marker=version_marker, max_keys=_PAGE_KEYS
+            prefix=key, key_marker=key_marker, versionid_marker=version_marker, max_keys=PAGE_KEYS
         )
         found += [each.versionid for each in (*page.versions, *page.delete_marker) if each.key == key]
         # Keys come in order, so behind this one stand only those that are longer.
@@ -107,7 +124,7 @@ def parts_of(bucket: Any, key: str, multipart_id: str) -> list[Part]:
     found: list[Part] = []
     marker = ""
     while True:
-        params = {"uploadId": multipart_id, "part-number-marker": marker, "max-parts": str(_PAGE_KEYS)}
+        params = {"uploadId": multipart_id, "part-number-marker": marker, "max-parts": str(PAGE_KEYS)}
         # Not list_parts, which leaves the checksums out.
         answer = bucket._do("GET", bucket.bucket_name, key, params=params)  # noqa: SLF001
         page = ET.fromstring(answer.read())  # noqa: S314 - as oss2 itself reads what this server answers
@@ -125,8 +142,3 @@ def _part(node: ET.Element) -> Part:
         (node.findtext("ETag") or "").strip('"'),
         int(checksum) if checksum else None,
     )
-
-
-def complete(bucket: Any, key: str, multipart_id: str, parts: Sequence[Part]) -> Any:
-    """Join the parts."""
-    return bucket.complete_multipart_upload(key, multipart_id, [PartInfo(part.number, part.etag) for part in parts])

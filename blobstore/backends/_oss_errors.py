@@ -84,7 +84,8 @@ def oss_errors(doing: str) -> Iterator[None]:
 
 def refused(doing: str, error: Refused) -> BlobstoreError:
     """Our error for an answer of the server."""
-    code, status = error.code, error.status
+    # An empty one is read as None.
+    code, status = error.code or "", error.status
     said = " ".join(filter(None, (code or f"status {status}", error.message)))
     text = f"{doing}: {said} (request {error.request_id or 'unknown'})"
     if code == "NoSuchBucket":

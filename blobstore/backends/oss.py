@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 PART_MIN_BYTES = 100 * 1024
 PART_MAX_BYTES = 5 * 1024**3
 PRESIGNED_MAX_S = 7 * 24 * 3600
-_PAGE_KEYS = 1000
+PAGE_KEYS = 1000
 _VERSION_HEADER = "x-oss-version-id"
 _PARTIAL = 206
 
@@ -180,9 +180,9 @@ class OssClient(ObjectClient):
             for version_id in await self._ask(doing, lambda key=key: versions_of(self._bucket, key)):  # type: ignore[misc]
                 left[key].add(version_id)
         rows = [(key, version_id) for key, version_ids in left.items() for version_id in version_ids]
-        for at in range(0, len(rows), _PAGE_KEYS):
+        for at in range(0, len(rows), PAGE_KEYS):
             found = await self._change(
-                doing, functools.partial(delete_versions, self._bucket, rows[at : at + _PAGE_KEYS])
+                doing, functools.partial(delete_versions, self._bucket, rows[at : at + PAGE_KEYS])
             )
             for each in found.delete_versions:
                 left[each.key].discard(each.versionid)
@@ -198,7 +198,7 @@ class OssClient(ObjectClient):
                 prefix=prefix,
                 start_after=after or "",
                 continuation_token=token,
-                max_keys=_PAGE_KEYS,
+                max_keys=PAGE_KEYS,
             )
             page = await self._ask(doing, ask)
             for found in page.object_list:
@@ -219,12 +219,14 @@ class OssClient(ObjectClient):
 
     async def put_part(self, key: str, multipart_id: str, number: int, data: bytes | bytearray) -> Part:
         """See `ObjectClient.put_part`."""
+        from blobstore.backends._oss_connection import put_part
+
         doing = f"send part {number} of {self._url(key)}"
 
         def send(body: Any) -> Part:
             # Before, as the bytes are in the cache then for the kernel to copy.
             checksum = _crc64(data)
-            found = self._bucket.upload_part(key, multipart_id, number, body)
+            found = put_part(self._bucket, key, multipart_id, number, body)
             if _crc_of(doing, found) != checksum:
                 raise TransientError(f"{doing}: what came there has another CRC64 than what was sent")
             return Part(number, len(data), found.etag, checksum)
@@ -269,7 +271,7 @@ class OssClient(ObjectClient):
                 prefix=prefix,
                 key_marker=key_marker,
                 upload_id_marker=id_marker,
-                max_uploads=_PAGE_KEYS,
+                max_uploads=PAGE_KEYS,
             )
             page = await self._ask(f"list the open uploads of {self._url(prefix)}", ask)
             for found in page.upload_list:

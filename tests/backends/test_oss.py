@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from blobstore.abc.backend import CHUNK_BYTES, ObjectInfo
+from blobstore.backends import _oss_connection, oss
 from blobstore.backends._object_client import ObjectClient, OpenMultipart, Part
 from blobstore.backends.oss import PART_MIN_BYTES, OssClient, OssSettings
 from blobstore.errors import (
@@ -139,22 +140,25 @@ async def test_keys_of_all_kinds(client: OssClient) -> None:
     assert await client.delete(keys) == set(keys)
 
 
-async def test_lists_in_order_page_by_page(client: OssClient, oss_server: OssStandin) -> None:
-    """2,300 keys are three requests; from any text on."""
-    keys = [f"blobs/{number:05d}" for number in range(2300)]
+async def test_lists_in_order_page_by_page(
+    client: OssClient, oss_server: OssStandin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """23 keys, ten a page, are three requests; from any text on."""
+    monkeypatch.setattr(oss, "PAGE_KEYS", 10)
+    keys = [f"blobs/{number:05d}" for number in range(23)]
     await asyncio.gather(*[client.put(key, b"", is_new=True) for key in [*keys, "other", "blob"]])
     oss_server.ask("clear")
     assert [info.key async for info in client.list("blobs/")] == keys
     assert oss_server.ask("counts") == {"ListObjectsV2": 3}
-    assert [info.key async for info in client.list("blobs/", "blobs/01500")] == keys[1501:]
-    assert [info.key async for info in client.list("blobs/0229")] == keys[2290:]
+    assert [info.key async for info in client.list("blobs/", "blobs/00004")] == keys[5:]
+    assert [info.key async for info in client.list("blobs/0001")] == keys[10:20]
     assert [info.key async for info in client.list("nothing")] == []
 
 
 async def test_deletes_a_thousand_in_one_request(client: OssClient, oss_server: OssStandin) -> None:
     """Absent keys among them are confirmed; one that the bucket retains is not."""
     keys = [f"k/{number}" for number in range(1000)]
-    await asyncio.gather(*[client.put(key, b"x", is_new=True) for key in keys[:500]])
+    await asyncio.gather(*[client.put(key, b"x", is_new=True) for key in keys[:50]])
     oss_server.ask("retain", bucket=client.location.removeprefix("oss://"), key=keys[7])
     oss_server.ask("clear")
     assert await client.delete(keys) == set(keys) - {keys[7]}
@@ -184,14 +188,18 @@ async def test_a_multipart_upload(client: OssClient) -> None:
     assert [each async for each in client.list_multiparts("")] == []
 
 
-async def test_many_parts_and_uploads_are_listed_page_by_page(oss_server: OssStandin) -> None:
+async def test_many_parts_and_uploads_are_listed_page_by_page(
+    oss_server: OssStandin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More than fit into one answer."""
+    for module in (oss, _oss_connection):
+        monkeypatch.setattr(module, "PAGE_KEYS", 10)
     async with opened(settings_for(oss_server, oss_server.new_bucket())) as client:
         multipart_id = await client.start_multipart("many")
-        numbers = list(range(1, 1102))
+        numbers = list(range(1, 32))
         await asyncio.gather(*[client.put_part("many", multipart_id, number, b"x") for number in numbers])
         assert [part.number for part in await client.list_parts("many", multipart_id)] == numbers
-        ids = await asyncio.gather(*[client.start_multipart(f"u/{number:04d}") for number in range(1050)])
+        ids = await asyncio.gather(*[client.start_multipart(f"u/{number:04d}") for number in range(25)])
         found = [each async for each in client.list_multiparts("u/")]
         assert found == [OpenMultipart(f"u/{number:04d}", each) for number, each in enumerate(ids)]
 

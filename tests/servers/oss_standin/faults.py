@@ -15,6 +15,7 @@ KINDS = {
     "refuse_after": "does it, then answers an error",
     "late": "never answers; it is done when the faults are released",
     "cut": "closes the connection in the middle of the body it sends",
+    "stall": "sends half of the body, then nothing any more",
     "garble": "changes a byte of the body it sends",
     "wrong_crc": "does it, and tells a checksum that is wrong",
     "no_crc": "does it, and tells no checksum",

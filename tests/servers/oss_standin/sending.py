@@ -11,6 +11,7 @@ from tests.servers.oss_standin.storage import Version
 
 _HEAD_BYTES = 4096
 _CHUNK_BYTES = 1024 * 1024
+_WATCH_S = 0.02
 
 
 @dataclass
@@ -29,7 +30,8 @@ async def send(request: web.Request, stream: Stream, fault: str) -> web.StreamRe
     response = web.StreamResponse(status=stream.status, headers=stream.headers)
     response.content_length = stream.stop - stream.start
     await response.prepare(request)
-    stop = stream.stop if fault != "cut" else (stream.start + stream.stop) // 2
+    is_cut = fault in ("cut", "stall")
+    stop = (stream.start + stream.stop) // 2 if is_cut else stream.stop
     for body, first, last in stream.version.pieces(stream.start, stop):
         at = first
         # What goes through aiohttp takes its head along; the kernel sends the rest of a file.
@@ -41,9 +43,11 @@ async def send(request: web.Request, stream: Stream, fault: str) -> web.StreamRe
             if body.file is not None and request.transport is not None and at < last:
                 await asyncio.get_running_loop().sendfile(request.transport, body.file, at, last - at)
                 at = last
-    if fault == "cut" and request.transport is not None:
+    if is_cut and request.transport is not None:
+        while fault == "stall" and not request.transport.is_closing():
+            await asyncio.sleep(_WATCH_S)
         # What was written must have left before the connection goes, as it would on a network.
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(_WATCH_S)
         request.transport.abort()
         return response
     await response.write_eof()
