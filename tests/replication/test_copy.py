@@ -8,7 +8,7 @@ import pytest
 
 from blobstore.abc.records import ManifestKey
 from blobstore.digest import Digest
-from blobstore.errors import BlobUnknown, ConfigInvalid, StorageFull, TransientError
+from blobstore.errors import BlobUnknown, ConfigInvalid, KeyUnknown, StorageFull, TransientError
 from blobstore.events import Event, Progress
 from blobstore.gc import GcPolicy
 from blobstore.replication import CopyReport, copy_store
@@ -73,6 +73,18 @@ async def test_later_only_what_is_new_is_sent(scene: Scene) -> None:
     assert (report.blobs_copied, report.manifests_copied, report.tags_copied) == (3, 1, 1)
     assert [str(each) for each in report.tags_moved] == ["app:latest"]
     assert report.aliases_copied == 1
+    await scene.assert_alike()
+
+
+async def test_what_a_moved_tag_left_is_untagged_as_of_the_move(scene: Scene) -> None:
+    """Though the tag has the source's date: the target's collector gives the manifest its grace."""
+    await scene.copy()
+    scene.source.clock.advance(1000)
+    await scene.source.push_image(b"config c", [SHARED], "1")
+    scene.target.clock.advance(30 * DAY_MS)
+    await scene.copy()
+    before = await scene.target.store.repository("app").find_manifest(scene.images["app"].digest)
+    assert before.lost_at_ms == scene.target.clock.now_ms()
     await scene.assert_alike()
 
 
@@ -178,6 +190,14 @@ async def test_a_damaged_manifest_is_left_out(scene: Scene) -> None:
     assert [failure.digest for failure in report.failures] == [scene.images["other"].digest]
     assert [key.digest for key in report.left_out] == [scene.images["other"].digest]
     assert (await scene.target.store.repository("team/other").get_manifest("same")).body == scene.images["app"].body
+
+
+async def test_a_damaged_pin_is_left_out(scene: Scene) -> None:
+    """It is named, and not counted as copied."""
+    await damage(scene.source.store, Digest.of(PINNED))
+    report = await scene.copy()
+    assert ([failure.digest for failure in report.failures], report.pins_copied) == ([Digest.of(PINNED)], 0)
+    assert not await scene.target.is_there(PINNED)
 
 
 async def test_damage_at_the_target_is_healed(scene: Scene) -> None:
@@ -347,16 +367,22 @@ async def test_bytes_that_vanish_under_a_read_are_looked_for_again(
     blob = await source.store.stat_blob(Digest.of(BIG))
     real = source.store.backend.read
 
+    async def breaking(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        yield await anext(chunks)
+        await source.store.backend.delete(blob.names)
+        await source.store.index.suspect_blob(blob.digest, blob.generation)
+        await source.push_blob(BIG)
+        raise KeyUnknown("asked for the rest, the server knows nothing of it")
+
     @asynccontextmanager
     async def read(key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
         nonlocal is_first
-        if key == blob.names[0] and is_first:
-            is_first = False
-            await source.store.backend.delete(blob.names)
-            await source.store.index.suspect_blob(blob.digest, blob.generation)
-            await source.push_blob(BIG)
         async with real(key, start, stop) as chunks:
-            yield chunks
+            if key == blob.names[0] and is_first:
+                is_first = False
+                yield breaking(chunks)
+            else:
+                yield chunks
 
     monkeypatch.setattr(source.store.backend, "read", read)
     assert (await scene.copy()).is_complete
