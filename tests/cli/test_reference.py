@@ -37,7 +37,7 @@ def test_the_reference_names_every_command():
         ["init"], ["put", "blob"], ["import", "LAYOUT", "x/y"], ["export", "library/app:a", "out"], ["ls"],
         ["ls", "library/app"], ["stat", "LAYER"], ["tag", "library/app:a", "c"], ["untag", "library/app:a"],
         ["rm", "library/app"], ["du"], ["du", "library/app"], ["stats"], ["check", "--read-data"], ["gc"],
-        ["gc", "--dry-run"], ["gc", "runs"], ["gc", "explain", "LAYER"], ["index", "rebuild"],
+        ["copy", "SOURCE", "target"], ["gc", "--dry-run"], ["gc", "runs"], ["gc", "explain", "LAYER"], ["index", "rebuild"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -46,7 +46,7 @@ def test_the_reference_names_every_key(cli: Cli, images: Images, layout, argv: l
     Path("blob").write_text("x")
     if argv[:2] == ["gc", "runs"]:
         cli("gc")
-    real = {"LAYER": images.shared_layer, "LAYOUT": str(layout.path)}
+    real = {"LAYER": images.shared_layer, "LAYOUT": str(layout.path), "SOURCE": str(images.store)}
     document = json.loads(cli(*(real.get(each, each) for each in argv), "--json").out)
     assert {key for key in keys(document) if f'"{key}"' not in REFERENCE} == set()
 
