@@ -126,7 +126,8 @@ class ObjectClient(abc.ABC):
 
     @abc.abstractmethod
     async def list_parts(self, key: str, multipart_id: str) -> Sequence[Part]:
-        """The parts the server has, by number. Raises `KeyUnknown` if it knows no such upload."""
+        """The parts the server has, by number; some servers list what was replaced, too. Raises `KeyUnknown` if it knows no such
+        upload."""
 
     @abc.abstractmethod
     async def complete(self, key: str, multipart_id: str, parts: Sequence[Part]) -> None:

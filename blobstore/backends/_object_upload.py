@@ -58,13 +58,19 @@ class ObjectUpload(BackendUpload):
         # Not `number_at(offset)`: the tail may be a whole part that was not sent yet.
         self._number = self._plan.number_at(offset - len(tail))
         if self._number > 1:
-            found = await self._client.list_parts(self._target, self._multipart_id)
-            self._parts = {part.number: part for part in found if part.number < self._number}
-        for number in range(1, self._number):
-            part = self._parts.get(number)
-            if part is None or part.size_bytes != self._plan.size_of(number):
-                raise KeyUnknown(f"{self._client.location} lost part {number} of an upload; start anew")
+            await self._find_parts()
         await self._take(tail)
+
+    async def _find_parts(self) -> None:
+        """Those that were sent before it was closed. Some servers also list what was replaced, so a number alone says nothing."""
+        etags = self._spool.state.etags
+        found = set(await self._client.list_parts(self._target, self._multipart_id))
+        for number in range(1, self._number):
+            etag = etags[number - 1] if number <= len(etags) else ""
+            part = Part(number, self._plan.size_of(number), etag)
+            if part not in found:
+                raise KeyUnknown(f"{self._client.location} lost part {number} of an upload; start anew")
+            self._parts[number] = part
 
     @property
     def offset(self) -> int:
@@ -325,6 +331,7 @@ class ObjectUpload(BackendUpload):
             multipart_id=self._multipart_id,
             part_bytes=self._plan.first_bytes,
             joined_bytes=self._joined_bytes,
+            etags=tuple(self._parts[number].etag for number in range(1, self._number) if number in self._parts),
             points=self._points,
         )
 

@@ -33,6 +33,8 @@ class SpoolState(msgspec.Struct, frozen=True, array_like=True):
     part_bytes: int = 0
     joined_bytes: int | None = None
     """How many bytes were joined to an object already, so that they could be read."""
+    etags: tuple[str, ...] = ()
+    """Those of the parts before the tail, from the first."""
     points: tuple[int, ...] = ()
     """At which offsets it was closed, the last two; for each there is a tail."""
 

@@ -218,7 +218,7 @@ class S3Client(ObjectClient):
 
     async def list_parts(self, key: str, multipart_id: str) -> Sequence[Part]:
         """See `ObjectClient.list_parts`."""
-        parts: dict[int, Part] = {}
+        parts: list[Part] = []
         marker = 0
         while True:
             answer = await self._ask(
@@ -228,10 +228,10 @@ class S3Client(ObjectClient):
                 UploadId=multipart_id,
                 PartNumberMarker=marker,
             )
-            for each in answer.get("Parts", ()):
-                parts[each["PartNumber"]] = Part(each["PartNumber"], int(each["Size"]), each["ETag"])
+            told = answer.get("Parts", ())
+            parts.extend(Part(each["PartNumber"], int(each["Size"]), each["ETag"]) for each in told)
             if not answer.get("IsTruncated"):
-                return [parts[number] for number in sorted(parts)]
+                return sorted(parts, key=lambda part: part.number)
             marker = int(answer["NextPartNumberMarker"])
 
     async def complete(self, key: str, multipart_id: str, parts: Sequence[Part]) -> None:

@@ -173,6 +173,17 @@ async def test_parts_that_the_server_lost(scene: Scene) -> None:
     assert await found_keys(backend, "") == []
 
 
+async def test_a_part_that_was_replaced_is_not_taken_for_ours(scene: Scene) -> None:
+    """Same number and size, other bytes: whoever sent them, they are not what the offset counts on."""
+    backend = scene.backend()
+    upload = await backend.open_upload(UPLOAD)
+    await upload.write(DATA)
+    await upload.aclose()
+    next(iter(scene.client.multiparts.values()))[2] = os.urandom(PART)
+    with pytest.raises(KeyUnknown, match="part 2"):
+        await backend.open_upload(UPLOAD, resume=True)
+
+
 async def test_a_part_that_fails_ends_the_session_not_the_upload(scene: Scene) -> None:
     """Told at the next write or close; another session goes on where it was closed before."""
     backend = scene.backend()
