@@ -117,7 +117,7 @@ class RetryingClient(ObjectClient):
     async def delete(self, keys: Sequence[str]) -> frozenset[str]:
         """See `ObjectClient.delete`. Keys that are left without an error are asked for a few times more."""
         left, gone = tuple(keys), frozenset[str]()
-        for _ in range(self._limits.delete_attempts_max):
+        for _ in range(self._limits.delete_attempts_max if left else 0):
             gone |= await self._repeat(functools.partial(self._delete, left), is_background=True)
             left = tuple(key for key in left if key not in gone)
             if not left:

@@ -11,11 +11,12 @@ from blobstore.backends._pacing import RetryBudget, RetryLimits
 from blobstore.backends._retrying import RetryingClient
 from blobstore.errors import AccessDenied, KeyUnknown, RangeInvalid, SlowDown, StorageFailed, TransientError
 from blobstore.testing.fakes import FakeClock
-from blobstore.testing.object_client import Fault, MemoryObjectClient, Unconfirmed
+from blobstore.testing.object_client import Fault
+from tests.backends.scripted_client import ScriptedClient, Unconfirmed, fault
 
-LOST = Fault(TransientError("put k: timed out"), is_done=True)
-RESET = Fault(TransientError("put k: connection reset"))
-SLOW = Fault(SlowDown("503 SlowDown"))
+LOST = fault(TransientError("put k: timed out"), is_done=True)
+RESET = fault(TransientError("put k: connection reset"))
+SLOW = fault(SlowDown("503 SlowDown"))
 LIMITS = RetryLimits(attempts_max=4)
 
 
@@ -23,7 +24,7 @@ class Bench:
     """A client with faults, and one that retries over it, in a time of its own."""
 
     def __init__(self, limits: RetryLimits = LIMITS, **budget: float) -> None:
-        self.server, self.clock, self.slept = MemoryObjectClient(), FakeClock(), list[float]()
+        self.server, self.clock, self.slept = ScriptedClient(), FakeClock(), list[float]()
         self.budget = RetryBudget(self.clock, **budget)
         self.client = RetryingClient(self.server, budget=self.budget, limits=limits, clock=self.clock, sleep=self.sleep)
 
@@ -58,26 +59,26 @@ VERBS: dict[str, Callable[[Bench], Awaitable[object]]] = {
     "delete": lambda bench: bench.client.delete(["k"]),
     "probe": lambda bench: bench.client.probe("scratch"),
     "start_multipart": lambda bench: bench.client.start_multipart("m"),
-    "put_part": lambda bench: bench.client.put_part("m", "multipart-1", 1, b"part"),
-    "list_parts": lambda bench: bench.client.list_parts("m", "multipart-1"),
-    "abort": lambda bench: bench.client.abort("m", "multipart-1"),
+    "put_part": lambda bench: bench.client.put_part("m", "m1", 1, b"part"),
+    "list_parts": lambda bench: bench.client.list_parts("m", "m1"),
+    "abort": lambda bench: bench.client.abort("m", "m1"),
 }
 
 
 async def _prepared(bench: Bench) -> None:
     bench.server.objects["k"] = b"value"
-    assert await bench.client.start_multipart("m") == "multipart-1"
-    bench.server.requests.clear()
+    assert await bench.client.start_multipart("m") == "m1"
+    bench.server.calls.clear()
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("fault", [RESET, SLOW, LOST], ids=["reset", "slow", "lost"])
-async def test_what_may_pass_is_repeated(bench: Bench, verb: str, fault: Fault) -> None:
+@pytest.mark.parametrize("weather", [RESET, SLOW, LOST], ids=["reset", "slow", "lost"])
+async def test_what_may_pass_is_repeated(bench: Bench, verb: str, weather: Fault) -> None:
     """Whether the request took effect or not, the next answer is the caller's."""
     await _prepared(bench)
-    bench.fail(verb, fault, fault)
+    bench.fail(verb, weather, weather)
     await VERBS[verb](bench)
-    assert bench.server.requests[verb] == 3
+    assert bench.server.calls[verb] == 3
     assert bench.budget.spent == 2
 
 
@@ -86,10 +87,10 @@ async def test_what_may_pass_is_repeated(bench: Bench, verb: str, fault: Fault) 
 async def test_what_stays_is_not_repeated(bench: Bench, verb: str, error: type[StorageFailed]) -> None:
     """Another error is told at once."""
     await _prepared(bench)
-    bench.fail(verb, Fault(error("no")))
+    bench.fail(verb, fault(error("no")))
     with pytest.raises(error):
         await VERBS[verb](bench)
-    assert bench.server.requests[verb] == 1
+    assert bench.server.calls[verb] == 1
     assert bench.slept == []
 
 
@@ -98,7 +99,7 @@ async def test_attempts_end(bench: Bench) -> None:
     bench.fail("head", *[RESET] * 9)
     with pytest.raises(TransientError, match=r"connection reset \(asked 4 times\)"):
         await bench.client.head("k")
-    assert bench.server.requests["head"] == 4
+    assert bench.server.calls["head"] == 4
     assert len(bench.slept) == 3
 
 
@@ -121,7 +122,7 @@ async def test_the_budget_is_one_for_all() -> None:
     bench = Bench(retries_max=5, retries_per_success=0.5, retries_per_s=0)
     bench.fail("head", *[RESET] * 15)
     failed = await asyncio.gather(*[bench.client.head("k") for _ in range(10)], return_exceptions=True)
-    assert bench.server.requests["head"] == 15
+    assert bench.server.calls["head"] == 15
     assert all("not asked again" in str(error) for error in failed)
     bench.server.objects["k"] = b""
     bench.server.faults.clear()
@@ -173,7 +174,7 @@ async def test_a_put_that_was_refused_at_once_is_believed(bench: Bench) -> None:
     assert await bench.client.put("k", b"same", is_new=True) is False
     bench.fail("put", SLOW)
     assert await bench.client.put("k", b"same", is_new=True) is False
-    assert bench.server.requests["head"] == bench.server.requests["get"] == 0
+    assert bench.server.calls["head"] == bench.server.calls["get"] == 0
 
 
 async def test_looking_after_a_lost_answer_may_fail_too(bench: Bench) -> None:
@@ -182,7 +183,7 @@ async def test_looking_after_a_lost_answer_may_fail_too(bench: Bench) -> None:
     bench.fail("head", RESET)
     assert await bench.client.put("k", b"ours", is_new=True) is True
     bench.fail("put", LOST)
-    bench.fail("get", RESET, Fault(TransientError("in the middle"), after=1))
+    bench.fail("get", RESET, fault(TransientError("in the middle"), after=1))
     assert await bench.client.put("k2", b"ours", is_new=True) is True
 
 
@@ -216,13 +217,13 @@ async def test_an_upload_begun_twice_is_open_once(bench: Bench) -> None:
     await bench.client.start_multipart("kk")
     bench.fail("start_multipart", LOST, RESET, LOST)
     multipart_id = await bench.client.start_multipart("k")
-    assert set(bench.server.multiparts) == {("kk", "multipart-1"), ("k", multipart_id)}
+    assert set(bench.server.multiparts) == {("kk", "m1"), ("k", multipart_id)}
 
 
 async def test_an_upload_is_begun_though_the_other_cannot_be_dropped(bench: Bench) -> None:
     """It is found later, by the listing of uploads."""
     bench.fail("start_multipart", LOST)
-    bench.fail("abort", Fault(AccessDenied("no right to abort")))
+    bench.fail("abort", fault(AccessDenied("no right to abort")))
     assert (await bench.client.put_part("k", await bench.client.start_multipart("k"), 1, b"x")).size_bytes == 1
 
 
@@ -230,15 +231,15 @@ async def test_an_upload_is_begun_though_the_other_cannot_be_dropped(bench: Benc
 async def test_a_body_that_breaks_off_goes_on_where_it_did(bench: Bench, breaks: list[int]) -> None:
     """However often, as long as it comes further; each byte once, and no further than was asked."""
     bench.server.objects["k"] = bytes(range(20))
-    bench.fail("get", *[Fault(TransientError("reset in mid-body"), after=after) for after in breaks])
+    bench.fail("get", *[fault(TransientError("reset in mid-body"), after=after) for after in breaks])
     assert await _get(bench, "k", 2, 18) == bytes(range(2, 18))
-    assert bench.server.requests["get"] == len(breaks) + 1
+    assert bench.server.calls["get"] == len(breaks) + 1
 
 
 async def test_a_body_that_comes_no_further_fails(bench: Bench) -> None:
     """After the attempts that one request has."""
     bench.server.objects["k"] = bytes(20)
-    bench.fail("get", Fault(TransientError("reset in mid-body"), after=5), *[RESET] * 10)
+    bench.fail("get", fault(TransientError("reset in mid-body"), after=5), *[RESET] * 10)
     with pytest.raises(TransientError, match="asked 4 times"):
         await _get(bench, "k")
 
@@ -248,15 +249,15 @@ async def test_a_body_that_breaks_off_at_its_end_is_whole(bench: Bench) -> None:
     bench.server.objects["k"] = bytes(20)
     for stop in (None, 20, 25, 7):
         size = min(stop or 20, 20)
-        bench.fail("get", Fault(TransientError("reset after the last byte"), after=size))
+        bench.fail("get", fault(TransientError("reset after the last byte"), after=size))
         assert len(await _get(bench, "k", 0, stop)) == size
-    assert bench.server.requests["get"] == 4
+    assert bench.server.calls["get"] == 4
 
 
 async def test_a_body_that_changes_is_not_mixed(bench: Bench) -> None:
     """Were it rewritten with another length in between, that is told."""
     bench.server.objects["k"] = bytes(20)
-    bench.fail("get", Fault(TransientError("reset"), after=5))
+    bench.fail("get", fault(TransientError("reset"), after=5))
     async with bench.client.get("k") as (size, chunks):
         assert size == 20
         bench.server.objects["k"] = bytes(30)
@@ -271,14 +272,14 @@ async def test_what_get_refuses_is_refused_on_entering(bench: Bench) -> None:
     bench.server.objects["k"] = b"value"
     with pytest.raises(RangeInvalid):
         await _get(bench, "k", 5)
-    assert bench.server.requests["get"] == 2
+    assert bench.server.calls["get"] == 2
 
 
 async def test_a_listing_goes_on_behind_the_last_key(bench: Bench) -> None:
     """Each key once and in order, wherever it broke off; what was given to begin behind holds."""
     keys = [f"{number:04}" for number in range(2500)]
     bench.server.objects.update(dict.fromkeys(keys, b"x"))
-    broken = Fault(TransientError("reset"), after=300)
+    broken = fault(TransientError("reset"), after=300)
     bench.fail("list", RESET, broken, broken, None, RESET)
     assert [info async for info in bench.client.list("", "0009")] == [ObjectInfo(key, 1) for key in keys[10:]]
 
@@ -287,13 +288,13 @@ async def test_a_listing_of_uploads_tells_each_once(bench: Bench) -> None:
     """Though it begins anew each time; one that never comes further ends."""
     for number in range(10):
         await bench.client.start_multipart(f"{number}")
-    bench.fail("list_multiparts", *[Fault(TransientError("reset"), after=after) for after in (3, 5, 8)])
+    bench.fail("list_multiparts", *[fault(TransientError("reset"), after=after) for after in (3, 5, 8)])
     assert [found.key async for found in bench.client.list_multiparts("")] == list("0123456789")
-    bench.server.requests.clear()
-    bench.fail("list_multiparts", *[Fault(TransientError("reset"), after=3)] * 100)
+    bench.server.calls.clear()
+    bench.fail("list_multiparts", *[fault(TransientError("reset"), after=3)] * 100)
     with pytest.raises(TransientError):
         _ = [found async for found in bench.client.list_multiparts("")]
-    assert bench.server.requests["list_multiparts"] == 4
+    assert bench.server.calls["list_multiparts"] == 4
 
 
 async def test_unconfirmed_deletes_are_asked_for_again(bench: Bench) -> None:
@@ -305,7 +306,7 @@ async def test_unconfirmed_deletes_are_asked_for_again(bench: Bench) -> None:
     bench.fail("delete", *[Unconfirmed(frozenset("a"))] * 9)
     assert await bench.client.delete(["a", "b"]) == frozenset("b")
     assert bench.server.objects == {"a": b""}
-    assert bench.server.requests["delete"] == 6
+    assert bench.server.calls["delete"] == 6
     assert await bench.client.delete([]) == frozenset()
 
 
@@ -365,7 +366,6 @@ async def test_listings_keep_the_pace(bench: Bench) -> None:
 async def test_requests_are_bounded() -> None:
     """No more under way than named, whatever the verb; who pauses before a retry keeps nobody off."""
     bench = Bench(RetryLimits(requests_max=3))
-    bench.server.turns = 3
     bench.server.objects["k"] = b"x"
     bench.fail("put", *[RESET] * 5)
     await asyncio.gather(
@@ -405,7 +405,7 @@ async def test_cancelled_requests_let_go(bench: Bench) -> None:
 
     async def everything() -> None:
         bench.fail("put", RESET)
-        bench.fail("get", Fault(TransientError("reset"), after=5))
+        bench.fail("get", fault(TransientError("reset"), after=5))
         await bench.client.put("l", b"x", is_new=False)
         await _get(bench, "k")
         await bench.client.delete(["l"])
