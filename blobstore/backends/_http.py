@@ -194,7 +194,7 @@ class _Exchange:
     def ask(self, make: Callable[[], HttpRequest]) -> HttpAnswer:
         try:
             answer = self._send(make())
-            return msgspec.structs.replace(answer, body=self._small_body())
+            return msgspec.structs.replace(answer, body=self._body())
         finally:
             self.end()
 
@@ -202,7 +202,7 @@ class _Exchange:
         answer = self._send(make())
         if answer.status < 300:
             return answer
-        return msgspec.structs.replace(answer, body=self._small_body())
+        return msgspec.structs.replace(answer, body=self._body())
 
     def read(self) -> bytes:
         if not self._left_bytes or self._response is None:
@@ -250,12 +250,15 @@ class _Exchange:
                 raise
         response = self._response = connection.getresponse()
         headers = {name.lower(): value for name, value in response.getheaders()}
-        self._left_bytes = response.length if response.length is not None else _ANSWER_MAX_BYTES
+        if response.length is None and not response.chunked:
+            # http.client takes the end of the connection for the end of the head, too.
+            raise http.client.HTTPException("half an answer")
+        self._left_bytes = response.length or 0
         return HttpAnswer(response.status, headers)
 
-    def _small_body(self) -> bytes:
+    def _body(self) -> bytes:
         assert self._response is not None
-        return self._response.read(_ANSWER_MAX_BYTES) if self._response.length is None else self._response.read()
+        return self._response.read(_ANSWER_MAX_BYTES) if self._response.chunked else self._response.read()
 
 
 async def _settled(running: asyncio.Future[Result]) -> None:
