@@ -64,11 +64,12 @@ class ObjectUpload(BackendUpload):
     async def _find_parts(self) -> None:
         """Those that were sent before it was closed. Some servers also list what was replaced, so a number alone says nothing."""
         etags = self._spool.state.etags
-        found = set(await self._client.list_parts(self._target, self._multipart_id))
+        listed = await self._client.list_parts(self._target, self._multipart_id)
+        found = {(part.number, part.size_bytes, part.etag): part for part in listed}
         for number in range(1, self._number):
             etag = etags[number - 1] if number <= len(etags) else ""
-            part = Part(number, self._plan.size_of(number), etag)
-            if part not in found:
+            part = found.get((number, self._plan.size_of(number), etag))
+            if part is None:
                 raise KeyUnknown(f"{self._client.location} lost part {number} of an upload; start anew")
             self._parts[number] = part
 
