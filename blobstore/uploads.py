@@ -17,7 +17,15 @@ from blobstore.abc.records import BlobState, CommitOutcome, Committed, Content, 
 from blobstore.clock import boot_id
 from blobstore.descriptor import Descriptor
 from blobstore.digest import Algorithm, Digest
-from blobstore.errors import BlobstoreError, DigestMismatch, KeyUnknown, SizeMismatch, UploadInterrupted, UploadUnknown
+from blobstore.errors import (
+    BlobstoreError,
+    DigestMismatch,
+    KeyUnknown,
+    SizeMismatch,
+    UploadBusy,
+    UploadInterrupted,
+    UploadUnknown,
+)
 from blobstore.events import BlobPushed
 from blobstore.hashing import INLINE_HASH_MAX_BYTES, Sha256, new_sha256, resume_sha256
 from blobstore.layout import blob_key, parse_blob_key, published_names
@@ -81,7 +89,8 @@ class Upload:
 
         Raises:
             DigestMismatch, SizeMismatch: the bytes are not what was announced, now or at the start; the upload is over.
-            UploadInterrupted: the upload was expired or cancelled meanwhile.
+            UploadInterrupted: the upload was expired or cancelled meanwhile, or another session of it came as far as this
+                before it died.
             StorageFull: the upload is over, nothing is visible.
         """
         assert not self._is_over, "this upload is over"
@@ -116,7 +125,7 @@ class Upload:
         finally:
             if self._staged is not None:
                 await self._staged.aclose()
-        await self._parts.index.renew_upload(
+        is_open = await self._parts.index.renew_upload(
             self._intent.upload,
             self._parts.clock.now_ms(),
             self._parts.terms,
@@ -124,6 +133,10 @@ class Upload:
             hash_state=self._hashes.save(),
             boot=boot_id(),
         )
+        if not is_open and self._staged is not None:
+            # It was expired, cancelled or published meanwhile: what was just saved is nobody's.
+            with contextlib.suppress(KeyUnknown, UploadBusy):
+                await (await self._open_staged(resume=True)).abort()
 
     async def __aenter__(self) -> Self:
         return self
@@ -158,8 +171,11 @@ class Upload:
 
     async def _hand_over(self, piece: bytes) -> None:
         if self._staged is None:
-            generation = str(self._intent.generation)
-            self._staged = await self._parts.backend.open_upload(generation, key=self._announced_key())
+            self._staged = await self._open_staged()
+            if await self._parts.index.find_upload(self._intent.upload) is None:
+                # Another session ended it before we took hold of its bytes: ours would be nobody's.
+                await self._abandon()
+                raise UploadInterrupted(f"upload {self._intent.upload} was ended by another session; start anew")
         self._handed_over += len(piece)
         await self._hashes.update(piece)
         await self._staged.write(piece)
@@ -227,14 +243,23 @@ class Upload:
         self._published = [key]
         if self._staged is None:
             is_new = await self._parts.backend.put_new(key, b"".join(self._pending))
-            assert is_new, f"{key} was written before"
-            return [key]
+            return self._owned([key] if is_new else [])
         if self._announced_key() is None and not self._parts.backend.properties.renames_uploads:
             # A commit that fails half way may have made any of them.
             self._published += published_names(key, self._intent.generation)
         names = await self._staged.commit(key)
         assert set(names) <= set(self._published), names
-        return list(names)
+        return self._owned(list(names))
+
+    def _owned(self, names: list[str]) -> list[str]:
+        if not names:
+            # Whoever wrote them may be alive and about to commit them, or to take them back.
+            raise UploadInterrupted(f"upload {self._intent.upload} was published by another session; start anew")
+        return names
+
+    async def _open_staged(self, *, resume: bool = False) -> BackendUpload:
+        generation = str(self._intent.generation)
+        return await self._parts.backend.open_upload(generation, key=self._announced_key(), resume=resume)
 
     def _announced_key(self) -> str | None:
         """Where the bytes will be, if their digest was known when the upload began."""
@@ -252,9 +277,7 @@ class Upload:
         """Take up the bytes another session left, and hash what its saved state doesn't cover."""
         intent = self._intent
         try:
-            self._staged = await self._parts.backend.open_upload(
-                str(intent.generation), key=self._announced_key(), resume=True
-            )
+            self._staged = await self._open_staged(resume=True)
         except KeyUnknown as error:
             if intent.offset:
                 raise UploadUnknown(f"the bytes of upload {intent.upload} are gone; start anew") from error

@@ -72,6 +72,8 @@ class BackendUpload(abc.ABC):
 
         Returns the names that are the blob's from now on, the one with the bytes first: `key` alone, or, where bytes can't be
         renamed and were sent before `key` was known, `data_key` of the upload and `record_key` of `key` (`blobstore.layout`).
+        No name, and nothing was changed there, if another session of this upload published before: two owners of a name can lose
+        a blob.
 
         Raises:
             StorageFull: no space; nothing is visible.

@@ -41,7 +41,7 @@ class ObjectUpload(BackendUpload):
         self._number = 1
         self._tail = Tail(tools, spool)
         # Keys that may have come to be, in the order in which they were made.
-        self._made: list[str] = [] if state.joined_bytes is None else [self._target]
+        self._made: list[str] = [self._target] if state.is_made else []
         self._error: BaseException | None = None
         self._is_over = False
 
@@ -134,6 +134,9 @@ class ObjectUpload(BackendUpload):
                 # The first error is the one to tell; what is left is listed among the open uploads, and is deleted there.
                 await self.abort()
             raise
+        if not names:
+            await self.abort()
+            return ()
         self._is_over = True
         await self._tools.pool.finish(self._spool.remove)
         return names
@@ -199,7 +202,10 @@ class ObjectUpload(BackendUpload):
         if self._tail.size_bytes:
             await self._send_tail()
         await self.drain()
-        self._made.append(self._target)
+        if self._target not in self._made:
+            self._made.append(self._target)
+            # Known to whoever goes on after a crash: what is there is ours, and not another session's blob.
+            await self._save(is_durable=False)
         parts = [self._parts[number] for number in range(1, self._number)]
         # Not to be cancelled in the middle: whether the object is there must be known before it is deleted.
         await unstoppable(self._client.complete(self._target, self._multipart_id, parts))
@@ -227,12 +233,17 @@ class ObjectUpload(BackendUpload):
         self._check_usable()
         name = self._tools.prefix + key
         if self._number == 1 and self._joined_bytes is None:
-            await self._put_whole(name)
+            if not await self._put_whole(name):
+                return ()
             await self._drop_target(name)
             return (key,)
         has_record = name != self._target
         if has_record and not (key.startswith(BLOBS_PREFIX) and self._target.startswith(self._tools.data_prefix)):
             raise InvalidInput(f"this upload was begun for {self._target}, it can't become {key}")
+        # Whoever writes to it holds the spool's lock, and a spool goes once its upload is published: so what is not there now was
+        # published by nobody, and what is there, and not of this spool, was.
+        if self._target not in self._made and await self._is_there(self._target):
+            return ()
         await self._join()
         if not has_record:
             return (key,)
@@ -242,14 +253,28 @@ class ObjectUpload(BackendUpload):
         await unstoppable(self._client.put(self._tools.prefix + record, b"", is_new=False))
         return (self._target.removeprefix(self._tools.prefix), record)
 
-    async def _put_whole(self, name: str) -> None:
+    async def _put_whole(self, name: str) -> bool:
         buffer = await self._tail.take() if self._tail.size_bytes else None
         try:
-            self._made.append(name)
-            await unstoppable(self._client.put(name, buffer.data if buffer is not None else b"", is_new=False))
+            return await unstoppable(self._put_new(name, buffer.data if buffer is not None else b""))
         finally:
             if buffer is not None:
                 buffer.release()
+
+    async def _put_new(self, name: str, data: bytes | bytearray) -> bool:
+        self._made.append(name)
+        is_new = await self._client.put(name, data, is_new=True)
+        if not is_new:
+            # Another's: not to be deleted by us.
+            self._made.remove(name)
+        return is_new
+
+    async def _is_there(self, name: str) -> bool:
+        try:
+            await self._client.head(name)
+        except KeyUnknown:
+            return False
+        return True
 
     async def _drop_target(self, name: str) -> None:
         """What was sent before the upload was truncated to less than a part."""
@@ -334,6 +359,7 @@ class ObjectUpload(BackendUpload):
             joined_bytes=self._joined_bytes,
             etags=tuple(self._parts[number].etag for number in range(1, self._number) if number in self._parts),
             points=self._points,
+            is_made=self._target in self._made,
         )
 
     def _check_usable(self) -> None:

@@ -37,6 +37,8 @@ class SpoolState(msgspec.Struct, frozen=True, array_like=True):
     """Those of the parts before the tail, from the first."""
     points: tuple[int, ...] = ()
     """At which offsets it was closed, the last two; for each there is a tail."""
+    is_made: bool = False
+    """Whether an object may lie at `target` that is of this upload."""
 
 
 class UploadSpool:

@@ -137,10 +137,14 @@ class _MemoryUpload(BackendUpload):
     async def commit(self, key: str) -> tuple[str, ...]:
         try:
             if self.generation is None:
-                self._objects[checked_key(key)] = bytes(self._bytes())
-                return (key,)
+                is_new = checked_key(key) not in self._objects
+                self._objects.setdefault(key, bytes(self._bytes()))
+                return (key,) if is_new else ()
             names = published_names(checked_key(key), self.generation)
-            self._objects[names[0]] = bytes(self._bytes())
+            data = bytes(self._bytes())
+            if names[0] in self._objects:
+                return ()
+            self._objects[names[0]] = data
             # As between two requests: whoever waits may be cancelled here.
             await asyncio.sleep(0)
             self._objects[names[1]] = b""

@@ -12,14 +12,14 @@ from blobstore.abc.backend import ObjectInfo
 from blobstore.app import make_collector
 from blobstore.backends.memory import MemoryBackend
 from blobstore.digest import Digest
-from blobstore.errors import DigestMismatch, KeyUnknown
+from blobstore.errors import DigestMismatch, KeyUnknown, UploadInterrupted
 from blobstore.gc import GcPolicy
 from blobstore.index.memory import MemoryIndex
 from blobstore.layout import DATA_PREFIX, RECORDS_PREFIX, UPLOADS_PREFIX, blob_key, data_key, is_record_key
 from blobstore.missing import find_missing
 from blobstore.names import UploadId
 from blobstore.rebuild import finish, rebuild
-from blobstore.reconcile import find_orphans, reconcile
+from blobstore.reconcile import OrphanReport, find_orphans, reconcile
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
 from blobstore.testing.invariants import find_broken, find_garbage
@@ -193,7 +193,7 @@ async def test_a_blob_committed_while_we_listed_is_no_orphan(bench: Bench) -> No
         async def list_around_a_commit(prefix: str, after: str | None = None) -> AsyncIterator[ObjectInfo]:
             if prefix == DATA_PREFIX:
                 # As if a request had made the bytes visible, and the next one had not been sent yet.
-                bucket._objects[data_key(upload._intent.generation)] = b"late"
+                yield ObjectInfo(data_key(upload._intent.generation), 4)
             async for info in listing(prefix, after):
                 yield info
             if prefix == RECORDS_PREFIX:
@@ -272,6 +272,57 @@ async def test_a_commit_cancelled_anywhere_leaves_all_or_nothing(bench: Bench) -
         await bench.store.parts.cleaner.aclose()
         assert await bench.keys() == kept, steps
     assert outcomes == {False, True}
+
+
+async def test_a_session_that_comes_too_late_takes_nothing_away(bench: Bench) -> None:
+    """It had sent nothing yet when another session made the upload a blob: the two would share one name."""
+    repository = bench.store.repository("app")
+    async with repository.open_upload() as late:
+        async with repository.resume_upload(late.upload_id) as quick:
+            await quick.write(b"quick")
+            await quick.commit()
+        with pytest.raises(UploadInterrupted):
+            await late.write(b"late")
+    await bench.store.parts.cleaner.aclose()
+    assert await bench.keys() == set(await names_of(bench, b"quick"))
+    async with bench.store.open_blob(Digest.of(b"quick")) as blob:
+        assert await blob.read() == b"quick"
+    assert [info async for info in bench.store.backend.list(UPLOADS_PREFIX)] == []
+    assert await find_orphans(bench.store.index, bench.store.backend, bench.clock) == OrphanReport(listed=2)
+
+
+@pytest.mark.parametrize("other", [b"first", b"other"])
+async def test_published_bytes_are_replaced_by_no_other_session(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, other: bytes
+) -> None:
+    """One session has published and not committed yet: another of the same upload, with these or other bytes, is refused."""
+    repository, commit = bench.store.repository("app"), bench.store.index.commit_blob
+    reached, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def commit_slowly(*args, **options):
+        if not reached.is_set():
+            reached.set()
+            await goes_on.wait()
+        return await commit(*args, **options)
+
+    monkeypatch.setattr(bench.store.index, "commit_blob", commit_slowly)
+    async with repository.open_upload() as first:
+        await first.write(b"first")
+        committing = asyncio.create_task(first.commit())
+        await reached.wait()
+        async with repository.resume_upload(first.upload_id) as second:
+            await second.write(other)
+            with pytest.raises(UploadInterrupted):
+                await second.commit()
+        goes_on.set()
+        with pytest.raises(UploadInterrupted):
+            # Its intent went with the other session: fenced, and nothing was answered.
+            await committing
+    await bench.store.parts.cleaner.aclose()
+    assert not await bench.is_there(b"first")
+    assert await bench.keys() == set()
+    await bench.push_blob(b"first")
+    await bench.check()
 
 
 async def test_an_abandoned_upload_costs_one_listing(bench: Bench) -> None:

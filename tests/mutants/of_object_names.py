@@ -87,8 +87,8 @@ OBJECT_NAMES = (
         (
             Edit(
                 _UPLOADS,
-                "                str(intent.generation), key=self._announced_key(), resume=True\n",
-                "                str(intent.generation), resume=True\n",
+                "open_upload(generation, key=self._announced_key(), resume=resume)\n",
+                "open_upload(generation, key=None if resume else self._announced_key(), resume=resume)\n",
             ),
         ),
         (_TESTS + "test_an_announced_digest_outlives_a_session",),

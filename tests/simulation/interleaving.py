@@ -35,6 +35,7 @@ SMALL = {
     "blobstore.journal.CHECKPOINT_EVERY_OBJECTS": 4,
     "blobstore.journal._SLICE": 2,
     "blobstore.repository._REMOVAL_BATCH": 1,
+    "blobstore.missing.PAGE": 3,
     "blobstore.reconcile.PAGE": 3,
     "blobstore.rebuild.BATCH": 2,
 }
