@@ -96,8 +96,8 @@ class FileCalls:
             raise
         return opened
 
-    def rename(self, source: str, target: str, size_bytes: int) -> None:
-        """Give a file of that size another name, which nobody else gives to anything."""
+    def rename(self, source: str, target: str, size_bytes: int | None = None) -> None:
+        """Give a file another name; with its size, a name that nobody else gives to anything."""
         del size_bytes
         os.rename(source, target)
 

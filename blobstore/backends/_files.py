@@ -147,7 +147,7 @@ def replace_whole(calls: FileCalls, path: str, data: bytes) -> None:
     handle = calls.create(staged)
     try:
         _write_whole(handle, data)
-        calls.rename(staged, path, len(data))
+        calls.rename(staged, path)
     except BaseException:
         calls.discard(staged)
         raise

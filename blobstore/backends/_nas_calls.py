@@ -100,12 +100,12 @@ class NasCalls(FileCalls):
                 finally:
                     os.close(lock)
 
-    def rename(self, source: str, target: str, size_bytes: int) -> None:
+    def rename(self, source: str, target: str, size_bytes: int | None = None) -> None:
         """See `FileCalls.rename`. It is done if the file is no longer there, but here."""
 
         def is_done() -> bool:
             found = _found(target)
-            return found is not None and found.st_size == size_bytes and _found(source) is None
+            return found is not None and size_bytes in (None, found.st_size) and _found(source) is None
 
         _judged(lambda: os.rename(source, target), is_done)
 

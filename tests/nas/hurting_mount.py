@@ -229,8 +229,10 @@ def serve(source: str, mountpoint: str, plan_path: str) -> None:
             self._gone.setdefault(directory or "/", []).append(name)
             del self._gone[directory or "/"][:-5]
 
-    # Inode numbers are those of the directory below; without direct_io the kernel would hide short writes.
-    mfusepy.FUSE(Hurting(), mountpoint, foreground=True, use_ino=True, direct_io=True, fsname="hurting")
+    # Inode numbers are those of the directory below; without direct_io the kernel would hide short writes; and it is to remember
+    # no sizes: that a name went it would learn from no call that says it failed. What a client remembers is tried over real NFS.
+    kernel = {"use_ino": True, "direct_io": True, "attr_timeout": 0}
+    mfusepy.FUSE(Hurting(), mountpoint, foreground=True, fsname="hurting", **kernel)
 
 
 def _main(arguments: Sequence[str], run: Callable[[str, str, str], None] = serve) -> None:

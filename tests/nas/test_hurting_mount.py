@@ -71,6 +71,11 @@ def place(hurting: HurtingMount) -> Iterator[str]:
 class TestHurtingMount(BackendSuite):
     """All that every backend promises, with each fault that can be masked."""
 
+    LISTED_KEYS = 1100
+    BIG_BYTES = 8 * 1024 * 1024
+    SEVERAL_PARTS_BYTES = 1024 * 1024
+    CANCELLED_AWAITS = 6
+
     @pytest.fixture(autouse=True)
     def _hurt(self, hurting: HurtingMount, place: str, seed: int) -> None:
         self._root = str(hurting.place / place)

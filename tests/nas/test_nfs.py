@@ -6,7 +6,6 @@ import os
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ PACKAGES = "user-mode-linux uml-utilities kmod nfs-common nfs-kernel-server rpcb
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the guest left when it had run every test in `tests/nas/guest`."""
     for program in ("linux.uml", "rpc.nfsd", "mkfs.ext4", "ip"):
         require_tool(program, how=f"Debian: apt-get install {PACKAGES}")
@@ -35,7 +34,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         settings = {"PROJECT": str(PROJECT), "PYTHON": sys.executable}
         said = run_guest(NFS_INIT, GUEST / "job.sh", directory, Path(place) / "disk", settings, TIMEOUT_S)
     (directory / "console").write_text(said, encoding="utf-8")
-    yield directory
+    return directory
 
 
 @pytest.mark.timeout(TIMEOUT_S + 60)

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from blobstore.abc.backend import Backend
 from blobstore.backends.nas import NasBackend
 from blobstore.testing.backend_suite import BackendSuite
-from tests.nas.guest.server import new_place, place_of
+from tests.nas.guest.server import place_of
+
+MIB = 1024 * 1024
 
 
-class TestNfs3(BackendSuite):
+class _OverNfs(BackendSuite):
+    """With fewer and smaller objects: the guest has one slow processor."""
+
+    LISTED_KEYS = 1100
+    BIG_BYTES = 16 * MIB
+    SEVERAL_PARTS_BYTES = MIB
+    CANCELLED_AWAITS = 6
+    VERSION: ClassVar[int]
+
+    def make_backend(self, directory: Path) -> Backend:
+        return NasBackend(str(place_of("one", self.VERSION) / directory.name), str(directory / "state"))
+
+
+class TestNfs3(_OverNfs):
     """Version 3, mounted with `nolock`."""
 
-    def make_backend(self, directory: Path) -> Backend:
-        return NasBackend(str(place_of("one", 3) / new_place()), str(directory / "state"))
+    VERSION = 3
 
 
-class TestNfs4(BackendSuite):
+class TestNfs4(_OverNfs):
     """Version 4.2."""
 
-    def make_backend(self, directory: Path) -> Backend:
-        return NasBackend(str(place_of("one", 4) / new_place()), str(directory / "state"))
+    VERSION = 4

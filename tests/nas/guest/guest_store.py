@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+import blobstore
 from blobstore.abc.backend import read_all
 from blobstore.abc.paging import every
 from blobstore.app import make_collector
@@ -130,6 +131,21 @@ async def test_a_store_is_opened_again(share: Share) -> None:
     await second.aclose()
     with pytest.raises(FileNotFoundError):
         open(f"{staging}/{'0' * 16}-dead", "rb").close()
+
+
+async def test_a_store_by_its_url(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index is on a disk of this host, where the marker's store says; another host has none."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(local_place()))
+    place = new_place()
+    async with blobstore.open(f"nas://{place_of('one', version)}/{place}", create=True) as store:
+        await push(store, 1)
+    async with blobstore.open(f"nas://{place_of('one', version)}/{place}") as store:
+        assert await find_broken(store) == []
+        await store.repository("app").find_manifest("t1")
+    monkeypatch.setenv("XDG_STATE_HOME", str(local_place()))
+    with pytest.raises(IndexMissing, match="PostgreSQL"):
+        async with blobstore.open(f"nas://{place_of('two', version)}/{place}"):
+            pass
 
 
 async def test_a_second_hosts_index_is_refused(share: Share, store: Store) -> None:

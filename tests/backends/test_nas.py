@@ -1,0 +1,212 @@
+"""What the NAS backend asks of a mount, of a disk of its own, and of what a dead process left. Over real mounts: tests/nas."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+import blobstore
+from blobstore.abc.backend import read_all
+from blobstore.backends._local_locks import LocalLocks
+from blobstore.backends._mounts import mount_of, parse_mounts
+from blobstore.backends.nas import NasBackend, notice_of, refuse_soft
+from blobstore.errors import ConfigInvalid, ForeignStore, IndexMissing, StorageFailed, StoreUnknown, UploadBusy
+from blobstore.index.lmdb import LmdbIndex
+from blobstore.store import Store
+from blobstore.testing._backend_stage import found_keys, key_of
+
+MOUNTS = """\
+22 27 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,discard
+32 27 0:27 / /mnt/v3 rw,relatime shared:7 master:2 - nfs 10.0.0.1:/srv/export rw,vers=3,hard,nolock,proto=tcp,timeo=600
+33 27 0:28 / /mnt/two\\040words rw,relatime - nfs4 nas:/images rw,vers=4.2,soft,proto=tcp
+34 27 0:29 / /mnt/softerr rw,relatime - nfs4 nas:/images rw,vers=4.2,softerr
+35 27 0:30 /images /mnt/sshfs rw,nosuid - fuse.sshfs me@host: rw,user_id=0
+36 27 0:31 / /mnt/cifs rw - cifs //nas/images rw,vers=3.1.1,soft
+"""
+
+
+def test_mounts_are_read_as_the_kernel_tells_them() -> None:
+    """With optional fields or without, names with blanks, and the options of both kinds."""
+    mounts = parse_mounts(MOUNTS)
+    assert {number: mount.kind for number, mount in mounts.items()} == {
+        22: "proc", 27: "ext4", 32: "nfs", 33: "nfs4", 34: "nfs4", 35: "fuse.sshfs", 36: "cifs",
+    }  # fmt: skip
+    assert mounts[33].place == "/mnt/two words"
+    assert mounts[32].source == "10.0.0.1:/srv/export"
+    assert {"relatime", "nolock", "hard"} <= set(mounts[32].options)
+
+
+def test_the_mount_of_a_directory_is_found(tmp_path: Path) -> None:
+    """Also of one that is not there yet, and it is the one that its files are made on."""
+    assert mount_of(str(tmp_path / "a" / "b")) == mount_of(str(tmp_path))
+    assert mount_of("/proc/self").kind == "proc"
+
+
+@pytest.mark.parametrize(("number", "option"), [(33, "soft"), (34, "softerr")])
+def test_soft_mounts_are_refused(number: int, option: str) -> None:
+    """With the mount's place, the option, and what to write instead."""
+    mount = parse_mounts(MOUNTS)[number]
+    with pytest.raises(ConfigInvalid, match=f"nas:/images.*{mount.place}.*`{option}`.*mount -t nfs -o hard"):
+        refuse_soft(mount, f"{mount.place}/store")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(32, None), (27, "is the right one mounted"), (35, "tested over NFS"), (36, "tested over NFS")]
+)
+def test_what_is_not_nfs_is_used_with_a_word(number: int, said: str | None) -> None:
+    """None on NFS. A `soft` of another kind of file system is not NFS's."""
+    mount = parse_mounts(MOUNTS)[number]
+    refuse_soft(mount, "/mnt/store")
+    notice = notice_of(mount, "/mnt/store")
+    assert notice is None if said is None else notice is not None and said in notice
+
+
+async def test_an_operator_is_told_once_an_opening(tmp_path: Path) -> None:
+    """Here, as the place is no share."""
+    said: list[str] = []
+    backend = NasBackend(str(tmp_path / "store"), str(tmp_path / "state"), notify=said.append)
+    await backend.open()
+    await backend.aclose()
+    assert len(said) == 1
+    assert f"file://{tmp_path}/store" in said[0]
+
+
+async def test_a_root_that_is_a_file_is_no_store(tmp_path: Path) -> None:
+    """Told as such."""
+    (tmp_path / "store").write_bytes(b"")
+    backend = NasBackend(str(tmp_path / "store"), str(tmp_path / "state"))
+    with pytest.raises(StoreUnknown):
+        await backend.open()
+    await backend.aclose()
+
+
+# Locks
+
+
+def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+    """In one process as among several; each name for itself; free again with its descriptor."""
+    locks = LocalLocks(str(tmp_path / "not" / "yet" / "locks"))
+    first = locks.take("a")
+    assert first is not None
+    assert (locks.take("a"), LocalLocks(str(tmp_path / "not" / "yet" / "locks")).take("a")) == (None, None)
+    other = locks.take("b")
+    assert other is not None
+    os.close(first)
+    again = locks.take("a")
+    assert again is not None
+    for handle in (again, other):
+        os.close(handle)
+    assert os.path.getsize(tmp_path / "not" / "yet" / "locks") == 0
+
+
+def test_a_dead_process_holds_no_lock(tmp_path: Path) -> None:
+    """Nothing has to be cleaned up after it."""
+    path = str(tmp_path / "locks")
+    code = (
+        "import os, sys; from blobstore.backends._local_locks import LocalLocks; "
+        "LocalLocks(sys.argv[1]).take('a'); print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, path],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert LocalLocks(path).take("a") is None
+        process.kill()
+        process.wait()
+    handle = LocalLocks(path).take("a")
+    assert handle is not None
+    os.close(handle)
+
+
+async def test_a_state_directory_that_cant_be_used_is_told(tmp_path: Path) -> None:
+    """It is the disk of this host that fails, not the share."""
+    (tmp_path / "state").write_bytes(b"a file")
+    backend = NasBackend(str(tmp_path / "store"), str(tmp_path / "state"))
+    await backend.open()
+    await backend.prepare()
+    with pytest.raises(StorageFailed, match=f"the locks in {tmp_path}/state"):
+        await backend.open_upload("0" * 32)
+    await backend.aclose()
+
+
+# What processes of one host share
+
+
+@pytest_asyncio.fixture
+async def backends(tmp_path: Path) -> AsyncIterator[tuple[NasBackend, NasBackend]]:
+    """Two processes of one host, as far as the backend can tell."""
+    made = [NasBackend(str(tmp_path / "store"), str(tmp_path / "state")) for _ in range(2)]
+    for backend in made:
+        await backend.open()
+    await made[0].prepare()
+    yield made[0], made[1]
+    for backend in made:
+        await backend.aclose()
+
+
+async def test_an_upload_is_one_processs(backends: tuple[NasBackend, NasBackend]) -> None:
+    """Until that one lets go of it, also by publishing."""
+    first, second = backends
+    upload = await first.open_upload("0" * 32)
+    await upload.write(b"some")
+    for resume in (False, True):
+        with pytest.raises(UploadBusy):
+            await second.open_upload("0" * 32, resume=resume)
+    await upload.aclose()
+    resumed = await second.open_upload("0" * 32, resume=True)
+    assert resumed.offset == 4
+    await resumed.commit(key_of(0))
+    assert await read_all(first, key_of(0)) == b"some"
+
+
+async def test_what_a_dead_process_staged_goes(backends: tuple[NasBackend, NasBackend]) -> None:
+    """With the first value that the next one writes; what a living one has there stays. No listing shows any."""
+    first, second = backends
+    assert await first.put_new(key_of(0), b"x")
+    staging = Path(first.location) / ".staging"
+    living = staging / f"{first._nas_calls._process}-{'0' * 16}"
+    dead = staging / f"{'0' * 16}-{'0' * 16}"
+    for file in (living, dead):
+        file.write_bytes(b"half")
+    assert await found_keys(first, "") == [key_of(0)]
+    assert await second.put_new(key_of(1), b"x")
+    assert (living.exists(), dead.exists()) == (True, False)
+
+
+async def test_a_store_made_by_path_is_opened_as_a_share(tmp_path: Path) -> None:
+    """The bytes lie as the filesystem backend would lay them."""
+    index = str(tmp_path / "index")
+    for scheme in (f"{tmp_path}/store", f"nas://{tmp_path}/store", f"file://{tmp_path}/store"):
+        async with blobstore.open(scheme, index=index, create=True) as store:
+            async with store.repository("app").open_upload() as upload:
+                await upload.write(scheme.encode())
+                await upload.commit()
+            assert (await store.totals()).unreferenced_blobs >= 1
+
+
+@pytest.mark.parametrize("has_other", [False, True])
+async def test_a_second_hosts_index_is_refused(tmp_path: Path, *, has_other: bool) -> None:
+    """Whether it has none or another store's: that another host may have it is likelier than a loss."""
+
+    def store(place: str, index: str) -> Store:
+        backend = NasBackend(str(tmp_path / place), str(tmp_path / f"{index}.state"))
+        return Store(backend, LmdbIndex(str(tmp_path / index), ballast_bytes=65536))
+
+    for place, index in (("share", "one"), ("other", "two"))[: 1 + has_other]:
+        made = store(place, index)
+        await made.open(create=True)
+        await made.aclose()
+    with pytest.raises(ForeignStore if has_other else IndexMissing, match="PostgreSQL index"):
+        await store("share", "two").open()
