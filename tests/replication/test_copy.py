@@ -320,8 +320,8 @@ async def test_a_collector_without_grace_at_the_target_costs_a_second_try(
 
 
 def _one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    for what in ("repositories", "manifests", "blobs_of_manifest"):
-        monkeypatch.setattr(f"blobstore.replication._copy.{what}_at_once", 1)
+    for what in ("_copy.repositories", "_repository.manifests", "_repository.blobs_of_manifest"):
+        monkeypatch.setattr(f"blobstore.replication.{what}_at_once", 1)
 
 
 async def _deepest(scene: Scene) -> Digest:
