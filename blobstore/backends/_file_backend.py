@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import functools
 import os
+import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from blobstore.abc.backend import CHUNK_BYTES, Backend, BackendProperties, BackendUpload, ObjectInfo
 from blobstore.backends import _files
 from blobstore.backends._file_calls import FileCalls, OpenFile, OpenUpload
 from blobstore.backends._files import translated
 from blobstore.backends._keys import checked_key
-from blobstore.durable import DIRECTORY_MODE, is_there, make_directories, storage_failed, sync_directory
+from blobstore.durable import DIRECTORY_MODE, make_directories, storage_failed, sync_directory
 from blobstore.errors import BlobDamaged, ConfigInvalid, StoreUnknown
 from blobstore.layout import BLOBS_PREFIX, CHECKPOINT_PREFIX, JOURNAL_PREFIX, MARKER_KEY, UPLOADS_PREFIX
 from blobstore.pool import Lane, WorkerPool
+
+Result = TypeVar("Result")
 
 THREADS = 8
 _WRITEBACK_BYTES = 8 * 1024 * 1024
@@ -162,7 +166,11 @@ class FileBackend(Backend):
 
 
 def _is_something_else(path: str) -> bool:
-    return is_there(path) and not os.path.isdir(path)
+    # One look, that raises where nothing can be told: os.path.isdir would say no.
+    try:
+        return not stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 class _FileUpload(BackendUpload):
@@ -225,8 +233,8 @@ class _FileUpload(BackendUpload):
             raise
         opened, self._opened = self._opened, None
         with translated(f"commit {key}"):
-            await self._over(opened, lambda handle, path: _files.publish(self._calls, handle, path, final))
-        return (key,)
+            is_new = await self._over(opened, lambda handle, path: _files.publish(self._calls, handle, path, final))
+        return (key,) if is_new else ()
 
     async def abort(self) -> None:
         """See `BackendUpload.abort`."""
@@ -246,17 +254,17 @@ class _FileUpload(BackendUpload):
             with translated("close an upload"):
                 await self._over(opened, finish)
 
-    async def _over(self, opened: OpenUpload | None, finish: Callable[[int, str], None]) -> None:
+    async def _over(self, opened: OpenUpload | None, finish: Callable[[int, str], Result]) -> Result:
         """End with `finish`, which closes the handle; then another session may have it."""
         assert opened is not None, "this upload is over"
 
-        def end() -> None:
+        def end() -> Result:
             try:
-                finish(opened.handle, opened.path)
+                return finish(opened.handle, opened.path)
             finally:
                 opened.release()
 
-        await self._pool.finish(end)
+        return await self._pool.finish(end)
 
     def _open_handle(self) -> int:
         assert self._opened is not None, "this upload is over"

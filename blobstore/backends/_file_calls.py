@@ -52,6 +52,9 @@ class OpenUpload:
 class FileCalls:
     """On a local file system: the kernel's word is final, and a file is owned by who has locked it."""
 
+    close_tells_errors = False
+    """Whether what was written may fail as late as at `close`; then a file is owned by other means than its descriptor."""
+
     def create(self, path: str) -> int:
         """Make a file that wasn't there, and open it."""
         return os.open(path, CREATE_FLAGS, FILE_MODE)
@@ -96,9 +99,8 @@ class FileCalls:
             raise
         return opened
 
-    def rename(self, source: str, target: str, size_bytes: int | None = None) -> None:
-        """Give a file another name; with its size, a name that nobody else gives to anything."""
-        del size_bytes
+    def rename(self, source: str, target: str) -> None:
+        """Give a file another name, which is taken from what had it."""
         os.rename(source, target)
 
     def link(self, source: str, target: str) -> None:

@@ -1,6 +1,6 @@
 """Durable steps on files, each blocking: what may fail fails here, translated into our errors.
 
-The order that loses nothing: write, fsync the file, rename, fsync the directory (docs/storage.md, Durability). After a failed
+The order that loses nothing: write, fsync the file, link, fsync the directory (docs/storage.md, Durability). After a failed
 fsync the descriptor is not synced again: the kernel marks the pages clean and a second call would lie.
 """
 
@@ -62,23 +62,34 @@ def _libc() -> ctypes.CDLL | None:
     return library
 
 
-def publish(calls: FileCalls, handle: int, staged: str, final: str) -> None:
-    """Make a written file durable, then visible under its final name, which nobody used before, then that name durable. Closes
-    `handle`.
+def publish(calls: FileCalls, handle: int, staged: str, final: str) -> bool:
+    """Make a written file durable, then visible under its final name, then that name durable; False, and nothing changed there,
+    if that name is taken. Closes `handle`; the staged name goes.
 
-    Raises with nothing visible: if a step fails, both names are removed.
+    Raises with nothing visible: if a step fails, the names made are removed.
     """
+    made = [staged]
     try:
-        size = os.fstat(handle).st_size
-        _sync_and_close(handle)
-        calls.rename(staged, final, size)
+        with contextlib.ExitStack() as closing:
+            closing.callback(os.close, handle)
+            os.fsync(handle)
+            if calls.close_tells_errors:
+                closing.close()
+            # No rename, which replaces what is there: that may be a blob by now, and were to go if our sync failed.
+            calls.link(staged, final)
+            made.append(final)
+            calls.unlink(staged)
+            # Else only here: with the handle goes the lock, and another session that finds the staged name would write to a blob.
         calls.sync_directory(os.path.dirname(final))
-    except BaseException:
-        for name in (staged, final):
+    except BaseException as error:
+        for name in made:
             with contextlib.suppress(OSError):
                 # The first error is the one to tell; a file left here is found by reconciliation.
                 calls.unlink(name)
+        if isinstance(error, FileExistsError):
+            return False
         raise
+    return True
 
 
 def sync_and_keep(calls: FileCalls, handle: int, staged: str) -> None:

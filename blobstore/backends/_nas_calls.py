@@ -38,6 +38,8 @@ _DOUBTFUL = frozenset({errno.ENOENT, errno.EEXIST, errno.ESTALE, errno.EIO, errn
 class NasCalls(FileCalls):
     """On a network file system: what happened is looked up after an error, and owners are known to this host alone."""
 
+    close_tells_errors = True
+
     def __init__(self, root: str, locks: LocalLocks) -> None:
         self._root, self._locks = root, locks
         self._process = secrets.token_hex(8)
@@ -100,14 +102,9 @@ class NasCalls(FileCalls):
                 finally:
                     os.close(lock)
 
-    def rename(self, source: str, target: str, size_bytes: int | None = None) -> None:
-        """See `FileCalls.rename`. It is done if the file is no longer there, but here."""
-
-        def is_done() -> bool:
-            found = _found(target)
-            return found is not None and size_bytes in (None, found.st_size) and _found(source) is None
-
-        _judged(lambda: os.rename(source, target), is_done)
+    def rename(self, source: str, target: str) -> None:
+        """See `FileCalls.rename`. It is done if the old name, which nobody else has, is no more."""
+        _judged(lambda: os.rename(source, target), lambda: _found(source) is None and _found(target) is not None)
 
     def link(self, source: str, target: str) -> None:
         """See `FileCalls.link`. It is done if both names are of one file."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from blobstore.abc.backend import Backend, read_all
+from blobstore.backends._file_calls import FileCalls
 from blobstore.backends.filesystem import FilesystemBackend
-from blobstore.errors import KeyUnknown, StorageFailed, StorageFull
+from blobstore.errors import KeyUnknown, StorageFailed, StorageFull, UploadBusy
 from blobstore.layout import MARKER_KEY
 from blobstore.testing._backend_stage import key_of
 from blobstore.testing.backend_suite import KEY, BackendSuite
@@ -31,7 +32,7 @@ class TestFilesystemBackend(BackendSuite):
                 await backend.put(MARKER_KEY, b"new")
         assert await read_all(backend, MARKER_KEY) == b"old"
 
-    @pytest.mark.parametrize("call", ["fsync", "rename", "pwrite"])
+    @pytest.mark.parametrize("call", ["fsync", "link", "pwrite"])
     async def test_a_commit_that_fails_leaves_nothing(
         self, backend: Backend, monkeypatch: pytest.MonkeyPatch, call: str
     ) -> None:
@@ -57,6 +58,29 @@ class TestFilesystemBackend(BackendSuite):
         assert [info async for info in backend.list("")] == []
         os.rmdir(backend.path_of(keys[1]))
         assert await backend.delete(keys) == set(keys)
+
+    async def test_an_upload_is_held_until_it_is_published(
+        self, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A second session that came between the sync and the name would write into a blob."""
+        first = await backend.open_upload("0" * 32)
+        await first.write(b"first")
+        tried: list[type[BaseException]] = []
+        link = os.link
+
+        def link_while_another_comes(source: str, target: str) -> None:
+            for _ in range(2):
+                try:
+                    FileCalls().open_upload(source, resume=True).close()
+                except (UploadBusy, FileNotFoundError) as error:
+                    tried.append(type(error))
+                if not tried[1:]:
+                    link(source, target)
+
+        monkeypatch.setattr(os, "link", link_while_another_comes)
+        assert await first.commit(KEY) == (KEY,)
+        assert tried == [UploadBusy, UploadBusy]
+        assert await read_all(backend, KEY) == b"first"
 
     async def test_a_put_new_that_fails_leaves_nothing(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
         """A full disk makes no half value visible."""

@@ -45,7 +45,7 @@ MASKED = {
     "write-short": 0.1,
 }
 """Nobody above the backend notices these."""
-TOLD = {"fsync-eio": 0.04, "close-edquot": 0.03, "write-enospc": 0.03, "rename-eio": 0.05, "link-eio": 0.05}
+TOLD = {"fsync-eio": 0.04, "close-edquot": 0.03, "write-enospc": 0.03, "unlink-eio": 0.05, "link-eio": 0.05}
 """These end a push, which the client begins again; some are mended by a second try."""
 AT_ONCE = GcPolicy(grace_s=0, quarantine_s=0, delete_untagged=True, max_share=1)
 KEY = blob_key(Digest.of(b"0"), Generation(1, 0))
@@ -117,8 +117,10 @@ async def _put(backend: Backend) -> None:
 WRITES: dict[str, Callable[[Backend], Awaitable[None]]] = {"commit": _commit, "put_new": _put_new, "put": _put}
 LOST = [
     ("commit", "create-lost"),
-    ("commit", "rename-lost"),
-    ("commit", "rename-lost-eio"),
+    ("commit", "link-lost"),
+    ("commit", "link-lost-estale"),
+    ("commit", "unlink-lost"),
+    ("commit", "unlink-lost-estale"),
     ("commit", "open-estale"),
     ("put_new", "create-lost"),
     ("put_new", "link-lost"),
@@ -127,7 +129,7 @@ LOST = [
     ("put", "rename-lost"),
     ("put", "rename-lost-eio"),
 ]
-NEVER_DONE = [("commit", "rename-eio"), ("put_new", "link-eio"), ("put", "rename-eio")]
+NEVER_DONE = [("commit", "link-eio"), ("commit", "unlink-eio"), ("put_new", "link-eio"), ("put", "rename-eio")]
 
 
 @pytest.mark.parametrize(("verb", "fault"), LOST + NEVER_DONE)

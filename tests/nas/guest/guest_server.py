@@ -83,7 +83,7 @@ async def _delete(two: NasBackend, key: str) -> None:
 
 
 VERBS: dict[str, tuple[Callable[[NasBackend, str], Awaitable[None]], str, int]] = {
-    "commit": (_commit, "rename", errno.ENOENT),
+    "commit": (_commit, "link", errno.EEXIST),
     "put_new": (_put_new, "link", errno.EEXIST),
     "put": (_put, "rename", errno.ENOENT),
     "delete": (_delete, "unlink", errno.ENOENT),
