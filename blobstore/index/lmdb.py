@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import functools
+import mmap
 import os
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -39,6 +40,7 @@ READERS_MAX = 1024
 _SCAN_THREADS = 2
 _OPEN_TRIES = 5
 _SPACE_TO_OPEN_BYTES = 1024 * 1024
+_EMPTY_BYTES = 2 * mmap.PAGESIZE
 
 _FREEING = frozenset({
     _uploads.cancel_upload, _uploads.expire_upload, _uploads.close_intent, _blobs.delete_blob, _blobs.unpin_blob,
@@ -108,6 +110,8 @@ class LmdbIndex(KeyValueIndex):
         if self._path in _poisoned_paths:
             raise IndexPoisoned(_poisoned_paths[self._path])
         make_directories(self._path)
+        if create:
+            _discard_half_made(self._path)
         self._lock = _take_lock(self._path, is_exclusive=False)
         try:
             self._check_space()
@@ -133,7 +137,10 @@ class LmdbIndex(KeyValueIndex):
         self._writer.start()
 
     def _open_environment(self) -> lmdb.Environment:
-        for tried in range(1, _OPEN_TRIES + 1):
+        failed: lmdb.Error | None = None
+        # More than once: its first page may be read only in part, and nobody should be sent to rebuild an index for that; and
+        # opening can fail when another process opens or closes it at the same instant (lmdb.h).
+        for _ in range(_OPEN_TRIES):
             try:
                 return lmdb.open(
                     self._path,
@@ -142,20 +149,16 @@ class LmdbIndex(KeyValueIndex):
                     max_readers=READERS_MAX,
                     mode=0o600,
                 )
-            except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
-                if tried < _OPEN_TRIES:
-                    # Its first page was read only in part; nobody should be sent to rebuild an index for that.
-                    continue
-                raise IndexMissing(
-                    f"{self._path} holds no index that can be read ({error}); `blobstore index rebuild` makes a new one"
-                ) from error
             except lmdb.Error as error:
                 if "already open" in str(error):
                     raise StoreBusy(f"this process has the index {self._path} open already") from error
-                # lmdb.h: opening can fail when another process opens or closes it at the same instant.
-                if tried == _OPEN_TRIES:
-                    raise StorageFailed(f"the index {self._path} can't be opened: {error}") from error
-        raise AssertionError
+                # The first is told: one that could not be made to its end is no index for the next try.
+                failed = failed or error
+        if isinstance(failed, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError)):
+            raise IndexMissing(
+                f"{self._path} holds no index that can be read ({failed}); `blobstore index rebuild` makes a new one"
+            ) from failed
+        raise StorageFailed(f"the index {self._path} can't be opened: {failed}") from failed
 
     def _check_space(self) -> None:
         """LMDB maps its reader table before the disk has given it a place: on a full one, touching it would kill the process."""
@@ -290,6 +293,24 @@ def _take_lock(path: str, *, is_exclusive: bool) -> int:
         os.close(handle)
         raise
     return handle
+
+
+def _discard_half_made(path: str) -> None:
+    """Remove what a process left that died, or found no space, while LMDB wrote the first two pages: they hold nothing yet, and
+    half of them could never be opened again."""
+    data = os.path.join(path, "data.mdb")
+    if not is_there(data) or os.stat(data).st_size > _EMPTY_BYTES:
+        return
+    try:
+        handle = _take_lock(path, is_exclusive=True)
+    except StoreBusy:
+        # Its maker lives.
+        return
+    try:
+        if os.stat(data).st_size <= _EMPTY_BYTES:
+            os.unlink(data)
+    finally:
+        os.close(handle)
 
 
 def _is_allocated(found: os.stat_result) -> bool:
