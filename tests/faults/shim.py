@@ -38,15 +38,20 @@ class Hits(enum.IntEnum):
 
 
 class Fault(NamedTuple):
-    """What happens to a call: it fails with an error, moves only half, or is not made since the process is killed before."""
+    """What happens to a call: it fails with an error, moves only half, or is not made since the process is killed before.
+
+    Where the flow `has_threads`, as it has in life, other calls are under way meanwhile; where it has none, the n-th call is the
+    same each time.
+    """
 
     hits: Hits
     error: int = 0
+    has_threads: bool = False
 
 
 NO_FAULT = Fault(Hits.NONE)
 FAULTS = {
-    "EIO": Fault(Hits.ANY, errno.EIO),
+    "EIO": Fault(Hits.ANY, errno.EIO, has_threads=True),
     "EINTR": Fault(Hits.ANY, errno.EINTR),
     "ENOSPC": Fault(Hits.TAKES_SPACE, errno.ENOSPC),
     "EDQUOT": Fault(Hits.TAKES_SPACE, errno.EDQUOT),
