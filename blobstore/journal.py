@@ -140,7 +140,8 @@ class Journal:
         try:
             async for piece in self._pieces(sequence):
                 await upload.write(piece)
-            await upload.commit(checkpoint_key(sequence, intent.generation))
+            is_new = await upload.commit(key := checkpoint_key(sequence, intent.generation))
+            assert is_new, f"{key} was written before"
         except BaseException:
             await upload.abort()
             await self._index.cancel_upload(upload_id, self._clock.now_ms())

@@ -81,7 +81,8 @@ class Upload:
 
         Raises:
             DigestMismatch, SizeMismatch: the bytes are not what was announced; the upload is over.
-            UploadInterrupted: the upload was expired or cancelled meanwhile.
+            UploadInterrupted: the upload was expired or cancelled meanwhile, or another session of it came as far as this
+                before it died.
             StorageFull: the upload is over, nothing is visible.
         """
         assert not self._is_over, "this upload is over"
@@ -220,10 +221,12 @@ class Upload:
         key = blob_key(digest, self._intent.generation)
         self._published = [key]
         if self._staged is not None:
-            await self._staged.commit(key)
+            is_new = await self._staged.commit(key)
         else:
             is_new = await self._parts.backend.put_new(key, b"".join(self._pending))
-            assert is_new, f"{key} was written before"
+        if not is_new:
+            # Whoever wrote it may be alive and about to commit it, or to take it back. Two owners of a name can lose a blob.
+            raise UploadInterrupted(f"upload {self._intent.upload} was published by another session; start anew")
         return key
 
     async def _abandon(self) -> None:

@@ -61,8 +61,9 @@ class BackendUpload(abc.ABC):
         """Forget the bytes from `offset` on."""
 
     @abc.abstractmethod
-    async def commit(self, key: str) -> None:
-        """Make all bytes durable and visible under `key`, at once and whole. The upload is over, also if this raises.
+    async def commit(self, key: str) -> bool:
+        """Make all bytes durable and visible under `key`, at once and whole; False, and nothing changed there, if something is.
+        The upload is over, also if this raises.
 
         Raises:
             StorageFull: no space; nothing is visible.

@@ -1,6 +1,6 @@
 """Durable steps on files, each blocking: what may fail fails here, translated into our errors.
 
-The order that loses nothing: write, fsync the file, rename, fsync the directory (docs/storage.md, Durability). After a failed
+The order that loses nothing: write, fsync the file, link, fsync the directory (docs/storage.md, Durability). After a failed
 fsync the descriptor is not synced again: the kernel marks the pages clean and a second call would lie.
 """
 
@@ -60,22 +60,29 @@ def _libc() -> ctypes.CDLL | None:
     return library
 
 
-def publish(handle: int, staged: str, final: str) -> None:
-    """Make a written file durable, then visible under its final name, which nobody used before, then that name durable. Closes
-    `handle`.
+def publish(handle: int, staged: str, final: str) -> bool:
+    """Make a written file durable, then visible under its final name, then that name durable; False, and nothing changed there,
+    if that name is taken. Closes `handle`; the staged name goes.
 
-    Raises with nothing visible: if a step fails, both names are removed.
+    Raises with nothing visible: if a step fails, the names made are removed.
     """
+    made = [staged]
     try:
         _sync_and_close(handle)
-        os.rename(staged, final)
+        # No rename, which replaces what is there: that may be a blob by now, and were to go if our sync failed.
+        os.link(staged, final)
+        made.append(final)
+        os.unlink(staged)
         sync_directory(os.path.dirname(final))
-    except BaseException:
-        for name in (staged, final):
+    except BaseException as error:
+        for name in made:
             with contextlib.suppress(OSError):
                 # The first error is the one to tell; a file left here is found by reconciliation.
                 os.unlink(name)
+        if isinstance(error, FileExistsError):
+            return False
         raise
+    return True
 
 
 def _sync_and_close(handle: int) -> None:

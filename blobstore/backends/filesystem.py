@@ -253,7 +253,7 @@ class _FileUpload(BackendUpload):
             await self._pool.finish(os.ftruncate, self._open_handle(), offset)
         self._offset = self._written_back = offset
 
-    async def commit(self, key: str) -> None:
+    async def commit(self, key: str) -> bool:
         """See `BackendUpload.commit`."""
         try:
             final = self._path_of(key)
@@ -263,7 +263,7 @@ class _FileUpload(BackendUpload):
             raise
         handle, self._handle = self._open_handle(), None
         with translated(f"commit {key}"):
-            await self._pool.finish(_files.publish, handle, self._path, final)
+            return await self._pool.finish(_files.publish, handle, self._path, final)
 
     async def abort(self) -> None:
         """See `BackendUpload.abort`."""

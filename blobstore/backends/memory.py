@@ -120,9 +120,11 @@ class _MemoryUpload(BackendUpload):
     async def truncate(self, offset: int) -> None:
         del self._bytes()[offset:]
 
-    async def commit(self, key: str) -> None:
+    async def commit(self, key: str) -> bool:
         try:
-            self._objects[checked_key(key)] = bytes(self._bytes())
+            is_new = checked_key(key) not in self._objects
+            self._objects.setdefault(key, bytes(self._bytes()))
+            return is_new
         finally:
             await self.abort()
 

@@ -158,6 +158,17 @@ class UploadTests(BackendTests):
         await upload.abort()
         assert await read_all(backend, KEY) == b"x"
 
+    async def test_a_commit_replaces_nothing(self, backend: Backend) -> None:
+        """Where something is, it is refused: the other bytes stay, the upload is over."""
+        assert await backend.put_new(KEY, b"first")
+        upload = await backend.open_upload(UPLOAD_ID)
+        await upload.write(b"second")
+        assert not await upload.commit(KEY)
+        assert await read_all(backend, KEY) == b"first"
+        assert await found_keys(backend, "") == [KEY]
+        upload = await backend.open_upload(UPLOAD_ID)
+        assert await upload.commit("blobs/other")
+
     async def test_a_commit_to_a_bad_key_ends_the_upload(self, backend: Backend) -> None:
         """It is refused, and the upload is over as after any failed commit: nothing is left, the id is free."""
         upload = await backend.open_upload(UPLOAD_ID)

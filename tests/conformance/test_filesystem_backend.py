@@ -30,7 +30,7 @@ class TestFilesystemBackend(BackendSuite):
                 await backend.put(MARKER_KEY, b"new")
         assert await read_all(backend, MARKER_KEY) == b"old"
 
-    @pytest.mark.parametrize("call", ["fsync", "rename", "pwrite"])
+    @pytest.mark.parametrize("call", ["fsync", "link", "pwrite"])
     async def test_a_commit_that_fails_leaves_nothing(
         self, backend: Backend, monkeypatch: pytest.MonkeyPatch, call: str
     ) -> None:

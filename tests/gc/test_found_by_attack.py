@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from blobstore.abc.records import ManifestPut
 from blobstore.app import make_collector
 from blobstore.descriptor import Descriptor
 from blobstore.digest import Digest
@@ -55,6 +58,28 @@ async def test_a_child_named_twice_is_needed_in_the_stricter_way(bench: Bench) -
     as_manifest = Descriptor(OCI_MANIFEST, child.digest, child.size_bytes)
     await bench.push(image_index([as_layer, as_manifest]), "multi")
     assert (await bench.collect()).freed_blobs == 0
+
+
+async def test_a_child_that_goes_while_it_is_read_back_is_missing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record was dropped, and its bytes are collected before the put has read them: the answer names what to push."""
+    child = await bench.push_image(b"config", [b"layer"])
+    await bench.collect(GcPolicy(grace_s=0, quarantine_s=HOUR_MS // 1000, delete_untagged=True))
+    put = bench.store.index.put_manifest
+
+    async def put_then_collect(*given: Any) -> ManifestPut:
+        result = await put(*given)
+        if result.needed:
+            bench.clock.advance(HOUR_MS)
+            await bench.collect()
+        return result
+
+    monkeypatch.setattr(bench.store.index, "put_manifest", put_then_collect)
+    error = await bench.fails(bench.push(image_index([child])))
+    assert isinstance(error, ManifestBlobUnknown)
+    assert error.missing == (child.digest,)
+    await bench.check()
 
 
 async def test_a_layer_that_is_a_manifests_digest_keeps_the_bytes_not_the_record(bench: Bench) -> None:

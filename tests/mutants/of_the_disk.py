@@ -39,22 +39,43 @@ DISK = (
     ),
     Mutant(
         "named-before-synced",
-        "A staged blob is renamed first and synced after.",
+        "A staged blob is named first and synced after.",
         "I4",
         (
             Edit(
                 _FILES,
                 """\
         _sync_and_close(handle)
-        os.rename(staged, final)
+        # No rename, which replaces what is there: that may be a blob by now, and were to go if our sync failed.
+        os.link(staged, final)
 """,
                 """\
-        os.rename(staged, final)
+        os.link(staged, final)
         _sync_and_close(handle)
 """,
             ),
         ),
         (_ORDER + "test_a_push_is_promised_then_durable_then_committed[large]",),
+    ),
+    Mutant(
+        "published-over",
+        "A staged blob replaces what another session of its upload published.",
+        "I7",
+        (
+            Edit(
+                _FILES,
+                """\
+        os.link(staged, final)
+        made.append(final)
+        os.unlink(staged)
+""",
+                """\
+        os.rename(staged, final)
+        made.append(final)
+""",
+            ),
+        ),
+        ("tests/store/test_uploads.py::test_what_a_dead_session_published_is_not_published_again[large]",),
     ),
     Mutant(
         "directory-not-synced",

@@ -149,10 +149,11 @@ class _FusedUpload(BackendUpload):
         self._fuse.tick()
         await self._inner.truncate(offset)
 
-    async def commit(self, key: str) -> None:
+    async def commit(self, key: str) -> bool:
         self._fuse.tick()
-        await self._inner.commit(key)
+        is_new = await self._inner.commit(key)
         self._fuse.tick()
+        return is_new
 
     async def abort(self) -> None:
         self._fuse.tick()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import blobstore
+from blobstore.abc.records import Blob
 from blobstore.digest import Algorithm, Digest
 from blobstore.errors import (
     DigestMismatch,
@@ -21,6 +22,7 @@ from blobstore.errors import (
     UploadInterrupted,
     UploadUnknown,
 )
+from blobstore.layout import blob_key
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
 from tests.store.pushing import push_blob, small_disk
@@ -182,6 +184,57 @@ async def test_an_upload_survives_the_kill_of_its_process(place: str) -> None:
         assert upload.offset == 3 * MIB
         await upload.write(b"y")
         await upload.commit(Digest.of(b"x" * 3 * MIB + b"y"))
+
+
+@pytest.mark.parametrize("size", [100, 2 * MIB], ids=["small", "large"])
+async def test_what_a_dead_session_published_is_not_published_again(store: Store, size: int) -> None:
+    """It died between its publication and its commit. Who resumes is told to start anew, and touches none of its bytes: it may
+    be alive after all."""
+    data = os.urandom(size)
+    async with store.repository("app").open_upload() as upload:
+        upload_id = upload.upload_id
+    intent = await store.index.find_upload(upload_id)
+    assert intent is not None
+    key = blob_key(Digest.of(data), intent.generation)
+    assert await store.backend.put_new(key, data)
+    async with store.repository("app").resume_upload(upload_id) as upload:
+        await upload.write(data)
+        with pytest.raises(UploadInterrupted):
+            await upload.commit()
+    with pytest.raises(UploadUnknown):
+        async with store.repository("app").resume_upload(upload_id):
+            pass
+    await store.parts.cleaner.aclose()
+    assert await files(store) == set()
+    async with store.open_blob((await push_blob(store, data)).digest) as blob:
+        assert await blob.read() == data
+
+
+async def test_a_session_that_comes_late_takes_no_blob_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sessions of one upload, as a client's that gave up waiting: the second fails, the first's blob stays."""
+    data = os.urandom(2 * MIB)
+    async with store.repository("app").open_upload() as upload:
+        upload_id = upload.upload_id
+    async with store.repository("app").resume_upload(upload_id) as late:
+        async with store.repository("app").resume_upload(upload_id) as first:
+            await first.write(data)
+            descriptor = await first.commit()
+        # Its look at the index came before the first one's commit.
+        looks = iter([None])
+        find = store.index.find_blob
+
+        async def find_nothing_once(digest: Digest) -> Blob | None:
+            return next(looks) if digest == descriptor.digest else await find(digest)
+
+        monkeypatch.setattr(store.index, "find_blob", find_nothing_once)
+        await late.write(data)
+        with pytest.raises(UploadInterrupted):
+            await late.commit()
+        monkeypatch.undo()
+    await store.parts.cleaner.aclose()
+    async with store.open_blob(descriptor.digest) as blob:
+        assert await blob.read() == data
+    assert len(await files(store)) == 1
 
 
 async def test_a_cancelled_upload_leaves_nothing(store: Store) -> None:
