@@ -21,6 +21,11 @@ _TRASH_STATES = (TrashState.WAITING, TrashState.RETIRING)
 _TOTALS_OF_STATE = ("present", "condemned", "suspect")
 
 
+def is_frozen(tx: Transaction) -> bool:
+    """Whether this may be an older copy of the index: then the backend and the journal know better than its rows."""
+    return tx.get(Table.META, records.META_FROZEN) is not None
+
+
 # Repositories
 
 

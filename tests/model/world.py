@@ -83,12 +83,12 @@ class World:
         return self.state.blobs.get(digest) if digest is not None else None
 
     def install(self, digest: str, generation: str, names: list[str], now_ms: int) -> None:
-        """New bytes for a digest that has none, or suspect ones."""
+        """New bytes for a digest that has none, or suspect ones, or none that a frozen index can be sure of."""
         if generation in self.retired:
             raise Broken(f"{generation} was retired and comes back as {digest}")
         old = self.state.blobs.get(digest)
         if old is not None:
-            assert old.state == SUSPECT, old
+            assert old.state == SUSPECT or self.state.is_frozen, old
             self.trash(old.generation, old.names, now_ms)
         self.state.blobs[digest] = BlobRow(PRESENT, generation, list(names))
 
