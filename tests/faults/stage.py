@@ -137,17 +137,17 @@ def _read_all(root: str, directory: str, found: Contents) -> None:
 
 def restage(root: Path, found: Contents, wanted: Contents) -> None:
     """Make a stage that has what was found as it was before; only what differs is touched."""
-    for path in reversed(found):
-        if path not in wanted:
+    for path in list(reversed(found)):
+        if path not in wanted or found[path] != wanted[path]:
+            # Files that differ go too, as they may have a second name.
             (os.rmdir if found[path] is None else os.unlink)(f"{root}{path}")
+            del found[path]
     for path, data in wanted.items():
+        if path in found:
+            continue
         if data is None:
-            if path not in found:
-                os.mkdir(f"{root}{path}")
-        elif found.get(path) != data:
-            # A new file, since the old one may have a second name.
-            if path in found:
-                os.unlink(f"{root}{path}")
+            os.mkdir(f"{root}{path}")
+        else:
             with open(f"{root}{path}", "xb", buffering=0) as file:
                 file.write(data)
 
