@@ -85,11 +85,12 @@ class Pusher(Client):
         self.counts["push" if await self._push_whole() else "given_up"] += 1
 
     async def _push_whole(self) -> bool:
-        """Whether it succeeded in the end; where nothing is promised it need not."""
+        """Whether it succeeded in the end; where nothing is promised, or all tries were slower than a promise, it need not."""
         repository, tag = self.any_repository(), self.any_tag()
-        kind = self.rng.random()
+        kind, in_time = self.rng.random(), 0
         for _ in range(self.tries_max):
             asked: dict[Digest, int] = {}
+            since_ms = self.now_ms()
             try:
                 if kind < 0.1:
                     await self._push_image_index(repository, tag, asked)
@@ -99,9 +100,10 @@ class Pusher(Client):
                     await self._put(repository, manifest, tag if subject is None else None, asked)
             except _StartAnew:
                 self.counts["started_anew"] += 1
+                in_time += self.now_ms() - since_ms < self.mix.promise_ms
             else:
                 return True
-        assert not self.mix.promise_ms or self.tries_max == 1, f"a push was refused {PUSH_TRIES_MAX} times"
+        assert in_time < PUSH_TRIES_MAX, f"a push was refused {in_time} times, although it was quick"
         return False
 
     async def _push_image_index(self, repository: Repository, tag: str, asked: dict[Digest, int]) -> None:
