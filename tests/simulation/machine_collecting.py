@@ -104,6 +104,7 @@ class CollectingRules(MachineBase):
             # A run that let nothing go had no reason to wait for the journal.
             self.is_journaled = self.is_journaled or bool(report.plan.groups)
             self.runs.append(report.plan.run)
+            self.count("collections")
             self.count("condemned", report.condemned_blobs)
             self.count("retired", report.freed_blobs)
             self.count("dropped", report.dropped_manifests)

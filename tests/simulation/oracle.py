@@ -158,11 +158,15 @@ class Oracle:
                 self.facts[record] = frozenset({True, False})
 
     def rebuilt(self, now_ms: int) -> None:
-        """The index was made anew: whom a blob without a manifest was promised to is forgotten, but not the blob; and a blob
-        whose bytes are gone may be pinned or not."""
+        """The index was made anew: whom a blob without a manifest was promised to is forgotten, but not the blob. A manifest
+        whose bytes are gone can't be read, so its record and its tags may be gone; they come back where a later rebuild begins
+        with a checkpoint that is older than this one. A pin needs no bytes."""
         for fact in self.facts:
-            if isinstance(fact, Pin) and fact.digest in self.lost:
-                self.facts[fact] = frozenset({True, False})
+            if isinstance(fact, Record) and fact.digest in self.lost and True in self.facts[fact]:
+                self.facts[fact] |= {False}
+                self.undecided.add(fact)
+            elif isinstance(fact, Tag) and self.facts[fact] & self.lost:
+                self.facts[fact] |= {None}
                 self.undecided.add(fact)
         self.promises = {(None, digest): now_ms for _, digest in self.promises if digest not in self.lost}
         self.kept_at = dict.fromkeys(self.kept_at, now_ms)
