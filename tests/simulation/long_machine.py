@@ -63,10 +63,9 @@ class Profile:
         failed_before = len(self._failed)
         while not self._ledger.is_complete and len(self._failed) < failed_before + FAILURES_MAX:
             seed = int(self._ledger.figures.get("seeds", 0))
-            self._ledger.add(seeds=1)
-            self._try(seed)
+            self._try(seed, new=1)
 
-    def _try(self, seed: int) -> None:
+    def _try(self, seed: int, new: int = 0) -> None:
         kind = "lmdb" if seed % LMDB_EVERY == LMDB_EVERY - 1 else "memory"
         OUTCOMES.clear()
         try:
@@ -79,6 +78,7 @@ class Profile:
             counted = {name.replace(" ", "_").replace(":", ""): count for name, count in OUTCOMES.items()}
             steps = counted.pop("steps")
             self._ledger.add(steps, **{f"{kind}_steps": steps}, **counted)
+        self._ledger.add(seeds=new)
         self._ledger.note(failed=len(self._failed), failed_seeds=" ".join(str(seed) for seed in sorted(self._failed)))
         self._ledger.save()
         print(
