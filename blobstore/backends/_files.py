@@ -68,11 +68,15 @@ def publish(handle: int, staged: str, final: str) -> bool:
     """
     made = [staged]
     try:
-        _sync_and_close(handle)
-        # No rename, which replaces what is there: that may be a blob by now, and were to go if our sync failed.
-        os.link(staged, final)
-        made.append(final)
-        os.unlink(staged)
+        try:
+            os.fsync(handle)
+            # No rename, which replaces what is there: that may be a blob by now, and were to go if our sync failed.
+            os.link(staged, final)
+            made.append(final)
+            os.unlink(staged)
+        finally:
+            # Not before: with it goes the lock, and another session that finds the staged name would write into a blob.
+            os.close(handle)
         sync_directory(os.path.dirname(final))
     except BaseException as error:
         for name in made:
@@ -83,13 +87,6 @@ def publish(handle: int, staged: str, final: str) -> bool:
             return False
         raise
     return True
-
-
-def _sync_and_close(handle: int) -> None:
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def create_whole(path: str, data: bytes) -> bool:

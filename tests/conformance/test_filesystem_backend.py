@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from blobstore.abc.backend import Backend, read_all
+from blobstore.backends import filesystem
 from blobstore.backends.filesystem import FilesystemBackend
-from blobstore.errors import KeyUnknown, StorageFailed, StorageFull
+from blobstore.errors import KeyUnknown, StorageFailed, StorageFull, UploadBusy
 from blobstore.layout import MARKER_KEY
 from blobstore.testing.backend_suite import KEY, BackendSuite
 
@@ -44,6 +45,29 @@ class TestFilesystemBackend(BackendSuite):
         assert [info async for info in backend.list("")] == []
         with pytest.raises(KeyUnknown):
             await backend.stat(KEY)
+
+    async def test_an_upload_is_held_until_it_is_published(
+        self, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A second session that came between the sync and the name would write into a blob."""
+        first = await backend.open_upload("0" * 32)
+        await first.write(b"first")
+        tried: list[type[BaseException]] = []
+        link = os.link
+
+        def link_while_another_comes(source: str, target: str) -> None:
+            for _ in range(2):
+                try:
+                    os.close(filesystem._open_staged(source, True)[0])
+                except (UploadBusy, FileNotFoundError) as error:
+                    tried.append(type(error))
+                if not tried[1:]:
+                    link(source, target)
+
+        monkeypatch.setattr(os, "link", link_while_another_comes)
+        assert await first.commit(KEY)
+        assert tried == [UploadBusy, UploadBusy]
+        assert await read_all(backend, KEY) == b"first"
 
     async def test_a_put_new_that_fails_leaves_nothing(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
         """A full disk makes no half value visible."""

@@ -9,9 +9,12 @@ _WRITER = "blobstore/index/_writer.py"
 _LMDB = "blobstore/index/lmdb.py"
 _ORDER = "tests/store/test_order.py::"
 
-_SYNC_AND_CLOSE = """def _sync_and_close(handle: int) -> None:
-    try:
-        os.fsync(handle)
+_SYNC = """\
+            os.fsync(handle)
+"""
+_LINK = """\
+            # No rename, which replaces what is there: that may be a blob by now, and were to go if our sync failed.
+            os.link(staged, final)
 """
 
 DISK = (
@@ -19,7 +22,7 @@ DISK = (
         "file-not-synced",
         "A staged blob gets its name without an fsync of its bytes.",
         "I4",
-        (Edit(_FILES, _SYNC_AND_CLOSE, _SYNC_AND_CLOSE.replace("os.fsync(handle)", "pass")),),
+        (Edit(_FILES, _SYNC + _LINK, _LINK),),
         (_ORDER + "test_a_push_is_promised_then_durable_then_committed[large]",),
     ),
     Mutant(
@@ -41,20 +44,7 @@ DISK = (
         "named-before-synced",
         "A staged blob is named first and synced after.",
         "I4",
-        (
-            Edit(
-                _FILES,
-                """\
-        _sync_and_close(handle)
-        # No rename, which replaces what is there: that may be a blob by now, and were to go if our sync failed.
-        os.link(staged, final)
-""",
-                """\
-        os.link(staged, final)
-        _sync_and_close(handle)
-""",
-            ),
-        ),
+        (Edit(_FILES, _SYNC + _LINK, _LINK + _SYNC),),
         (_ORDER + "test_a_push_is_promised_then_durable_then_committed[large]",),
     ),
     Mutant(
@@ -65,13 +55,13 @@ DISK = (
             Edit(
                 _FILES,
                 """\
-        os.link(staged, final)
-        made.append(final)
-        os.unlink(staged)
+            os.link(staged, final)
+            made.append(final)
+            os.unlink(staged)
 """,
                 """\
-        os.rename(staged, final)
-        made.append(final)
+            os.rename(staged, final)
+            made.append(final)
 """,
             ),
         ),
@@ -91,16 +81,14 @@ DISK = (
         (
             Edit(
                 _FILES,
-                _SYNC_AND_CLOSE,
-                _SYNC_AND_CLOSE.replace(
-                    "        os.fsync(handle)\n",
-                    """\
-        try:
-            os.fsync(handle)
-        except OSError:
-            os.fsync(handle)
-""",
-                ),
+                _SYNC + _LINK,
+                """\
+            try:
+                os.fsync(handle)
+            except OSError:
+                os.fsync(handle)
+"""
+                + _LINK,
             ),
         ),
         (_ORDER + "test_a_descriptor_whose_sync_failed_is_not_synced_again[large]",),
