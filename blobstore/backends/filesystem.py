@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import functools
 import os
+import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -14,7 +15,7 @@ from blobstore.abc.backend import CHUNK_BYTES, Backend, BackendProperties, Backe
 from blobstore.backends import _files
 from blobstore.backends._files import translated
 from blobstore.backends._keys import checked_key
-from blobstore.durable import DIRECTORY_MODE, is_there, make_directories, storage_failed, sync_directory
+from blobstore.durable import DIRECTORY_MODE, make_directories, storage_failed, sync_directory
 from blobstore.errors import BlobDamaged, ConfigInvalid, StoreUnknown, UploadBusy
 from blobstore.layout import BLOBS_PREFIX, CHECKPOINT_PREFIX, JOURNAL_PREFIX, MARKER_KEY, UPLOADS_PREFIX
 from blobstore.pool import Lane, WorkerPool
@@ -160,7 +161,11 @@ class FilesystemBackend(Backend):
 
 
 def _is_something_else(path: str) -> bool:
-    return is_there(path) and not os.path.isdir(path)
+    # One look, that raises where nothing can be told: os.path.isdir would say no.
+    try:
+        return not stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _list_directory(path: str) -> list[tuple[str, int]]:

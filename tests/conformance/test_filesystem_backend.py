@@ -18,6 +18,18 @@ class TestFilesystemBackend(BackendSuite):
     def make_backend(self, directory: Path) -> Backend:
         return FilesystemBackend(str(directory / "store"))
 
+    async def test_a_root_that_can_not_be_looked_at_is_not_called_a_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever is told that a store is none may make a new one elsewhere."""
+        place = tmp_path / "store"
+        place.mkdir()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "stat", _failing(errno.EIO))
+            with pytest.raises(StorageFailed):
+                await FilesystemBackend(str(place)).open()
+        await FilesystemBackend(str(place)).open()
+
     @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
     @pytest.mark.parametrize("call", ["fsync", "rename"])
     async def test_a_put_that_fails_leaves_the_old_value(
