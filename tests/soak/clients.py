@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -26,6 +27,8 @@ from tests.kills.content import Mix, layer_bytes, push_blob, seeded, shared_laye
 from tests.soak.mixes import REPOSITORIES, TAGS
 
 PUSH_TRIES_MAX = 20
+VERB_MS_MAX = 400
+"""How long a verb may take from when it read the clock to its commit, on a machine that has more to do than it can."""
 NOTHING_PAUSE_S = 0.02
 """A store that is empty for a moment must not be asked ten thousand times a second."""
 EVENTS = ("push", "pull", "mount", "delete", "retag")
@@ -259,10 +262,19 @@ class Puller(Client):
                 async with repository.open_blob(reference.digest) as blob:
                     await blob.read()
             except BlobUnknown:
-                # Even where the manifest was deleted since: then a hold took the place of its edge.
-                self.owe(since_ms, f"a pull of {manifest.digest} found no {reference.digest}")
+                # Even where the manifest was deleted since: then a hold took the place of its edge, counted from when somebody
+                # else asked for the deletion, which may be some time before it was committed.
+                self.owe(since_ms - VERB_MS_MAX, f"a pull of {manifest.digest} found no {reference.digest}")
+                await self._demand_deleted(repository, manifest)
                 return
         self.counts["pull"] += 1
+
+    async def _demand_deleted(self, repository: Repository, manifest: Manifest) -> None:
+        """An image that isn't whole must have been deleted, or be whole again by a push."""
+        found = [await self.store.index.find_blob(reference.digest) for reference in manifest.references]
+        with contextlib.suppress(ManifestUnknown):
+            if None in found and await repository.find_manifest(manifest.digest):
+                raise BrokenPromise(f"{repository.name} has {manifest.digest}, but not all of its blobs: {found}")
 
 
 class Mounter(Client):
