@@ -21,8 +21,8 @@ class Question(msgspec.Struct, eq=False):
     key: Promised
     since_ms: int
     """From when on a yes is owed."""
-    is_owed: bool
-    """Whether a no would break an earlier promise."""
+    owed_until_ms: int
+    """Until when a no breaks a promise that was made before. One that others are given meanwhile may come behind the no."""
     is_void: bool
     """Somebody let go of it since, before or after the answer was decided: neither a yes nor a no says anything."""
 
@@ -50,7 +50,8 @@ class Oracle:
         """A client asks for this now."""
         key, now_ms = (repository, digest), self._clock.now_ms()
         is_void = bool(self._letting_go[repository] or self._letting_go[key])
-        question = Question(key, min([now_ms, *self._edges_go.elements()]), self._is_owed(key), is_void)
+        owed_until_ms = self._promises.get(key, 0) if self._owes else 0
+        question = Question(key, min([now_ms, *self._edges_go.elements()]), owed_until_ms, is_void)
         self._questions.append(question)
         return question
 
@@ -64,10 +65,7 @@ class Oracle:
     def breaks_promise(self, question: Question) -> bool:
         """Whether it must not have been answered with no."""
         self._questions.remove(question)
-        return question.is_owed and not question.is_void and self._is_owed(question.key)
-
-    def _is_owed(self, key: Promised) -> bool:
-        return self._owes and self._clock.now_ms() < self._promises.get(key, 0)
+        return not question.is_void and self._clock.now_ms() < question.owed_until_ms
 
     @contextmanager
     def letting_go(self, repository: str, digest: Digest | None = None) -> Iterator[None]:
@@ -100,6 +98,7 @@ class Oracle:
             self._promises[key] = min(until_ms, now_ms + self._grace_ms)
         for question in self._questions:
             question.since_ms = min(question.since_ms, now_ms)
+            question.owed_until_ms = min(question.owed_until_ms, now_ms + self._grace_ms)
 
     def keep(self, repository: str, tag: str, digest: Digest) -> None:
         """A push was answered that nobody takes back."""
