@@ -19,6 +19,8 @@ from tests.faults.points import Point, Result
 from tests.faults.shim import compile_shim
 
 ROOT = Path(__file__).parents[2]
+SEED = int(os.environ.get("FAULTS_SEED", "20261121"))
+"""Of what the short forms pick."""
 _PREFIX = "blobstore-faults-"
 
 

@@ -30,7 +30,7 @@ Sweeps = dict[tuple[str, str], int]
 def main() -> int:
     """Try what is left; 1 if any point failed and was not right since."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.long", description=__doc__)
-    parser.add_argument("--only", default="", help="a flow, a flow:fault, or one point flow:fault:n")
+    parser.add_argument("--only", default="", help="a flow, a flow:fault, or one point flow:fault:n[:call:path]")
     only = parser.parse_args().only
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -34,20 +34,23 @@ _WRITES = ("write", "pwrite64", "writev", "pwritev")
 
 
 class Point(NamedTuple):
-    """The call number `at`, counted from 1 among those that the fault can hit."""
+    """The call number `at`, counted from 1 among those that the fault can hit; or among those of one name, on paths that hold
+    `part`, which says the same call when the engine has changed elsewhere."""
 
     flow: str
     fault: str
     at: int
+    call: str = ""
+    part: str = ""
 
     def __str__(self) -> str:
-        return f"{self.flow}:{self.fault}:{self.at}"
+        return ":".join(map(str, self)).rstrip(":")
 
     @classmethod
     def parse(cls, text: str) -> Point:
         """The point that `str` named."""
-        flow, fault, at = text.split(":")
-        return cls(flow, fault, int(at))
+        flow, fault, at, *narrowed = text.split(":")
+        return cls(flow, fault, int(at), *narrowed)
 
 
 class Result(NamedTuple):
@@ -144,7 +147,7 @@ class Workshop:
         flow, expected = FLOWS[point.flow], self._expected(point.flow)
         self._restage(flow.name)
         fault = FAULTS[point.fault]
-        self._board.prepare(self._root, fault, point.at)
+        self._board.prepare(self._root, fault, point.at, point.call, point.part)
         tried = in_child(lambda tell: self._act(flow, expected["now_ms"], tell, has_threads=fault.has_threads))
         hit = self._board.hit
         problems = list(tried.said.get("problems", []))

@@ -92,6 +92,7 @@ class _Layout(ctypes.Structure):
         ("hits", ctypes.c_int32),
         ("logged", ctypes.c_int32),
         ("root", ctypes.c_char * _PATH_BYTES),
+        ("part", ctypes.c_char * _PATH_BYTES),
         ("calls", _Call * _CALLS_MAX),
     )
 
@@ -110,12 +111,12 @@ class Board:
                 self._memory = mmap.mmap(file.fileno(), size)
         self._layout = _Layout.from_buffer(self._memory)
 
-    def prepare(self, root: Path, fault: Fault = NO_FAULT, at: int = 0, only: str = "") -> None:
+    def prepare(self, root: Path, fault: Fault = NO_FAULT, at: int = 0, only: str = "", part: str = "") -> None:
         """Forget what was, and order `fault` for the call number `at` on `root` of those it can hit; `only` narrows them to
-        one name."""
+        one name, `part` to paths that hold it."""
         layout = self._layout
         layout.is_armed = layout.counted = layout.hits = layout.logged = 0
-        layout.root = str(root).encode()
+        layout.root, layout.part = str(root).encode(), part.encode()
         layout.fault, layout.error, layout.at = fault.hits, fault.error, at
         layout.only = next((number for number, name in NAMES.items() if name == only), 0)
 
