@@ -120,7 +120,7 @@ class MachineBase(RuleBasedStateMachine):
     ) -> Answer | BlobstoreError | Died:
         """One request: its answer, or its refusal. The oracle hears of it before it begins, and how it ended."""
         change = change or Change()
-        before = self.oracle.begin(change)
+        before = self.oracle.begin(change, self.now_ms)
         try:
             answer = self.run(work)
         except BlobstoreError as error:

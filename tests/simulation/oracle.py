@@ -88,12 +88,15 @@ class Oracle:
 
     # Requests
 
-    def begin(self, change: Change) -> Oracle:
+    def begin(self, change: Change, now_ms: int) -> Oracle:
         """A request is on its way: from now on its changes may be seen, or not. Returns what was known before."""
         before = Oracle()
         before.facts, before.promises = dict(self.facts), dict(self.promises)
         for fact, values in change.facts.items():
             self.facts[fact] = self.values(fact) | values
+            if isinstance(fact, Record) and values == {True}:
+                # Should nobody hear the answer, and it be found later.
+                self.kept_at.setdefault(fact, now_ms)
         self.may_see |= change.sees
         for place in change.lets_go:
             self.promises.pop(place, None)
