@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -49,15 +49,12 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.seed is not None:
         return _replay(asked.seed, asked.index or index_of(asked.seed))
-    signal.signal(signal.SIGTERM, _stop)
+    until = _Until(time.monotonic() + asked.seconds)
     ledger = Ledger("interleavings", goal=GOAL_SEEDS, unit="seeds")
-    try:
-        with _all_tables() as tables:
-            play_failed(ledger, tables)
-            play_missing(ledger, tables, time.monotonic() + asked.seconds)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on")
-    print(ledger)
+    with _all_tables() as tables:
+        play_failed(ledger, tables)
+        play_missing(ledger, tables, until)
+    print(ledger if ledger.is_complete else f"{ledger}\nstopped; the same command goes on")
     failed = failed_seeds(ledger)
     for seed in failed:
         print(f"failed: {replay_command(seed, index_of(seed))}")
@@ -79,14 +76,16 @@ def play_failed(ledger: Ledger, tables: dict[str, Tables]) -> None:
             ledger.save()
 
 
-def play_missing(ledger: Ledger, tables: dict[str, Tables], until_s: float) -> None:
+def play_missing(ledger: Ledger, tables: dict[str, Tables], is_over: Callable[[], bool] = lambda: False) -> None:
     """Play what was never played, whatever fails."""
     seen: set[int] = set()
-    while not ledger.is_complete and time.monotonic() < until_s:
+    while not ledger.is_complete and not is_over():
         counted: Counter[str] = Counter()
         failed: list[int] = []
-        first, count = ledger.done, min(SAVED_EVERY_SEEDS, ledger.goal - ledger.done)
-        for seed in range(FIRST_SEED + first, FIRST_SEED + first + count):
+        count = 0
+        while count < min(SAVED_EVERY_SEEDS, ledger.goal - ledger.done) and not is_over():
+            seed = FIRST_SEED + ledger.done + count
+            count += 1
             outcome = _try(seed, tables)
             if outcome is None:
                 failed.append(seed)
@@ -97,6 +96,21 @@ def play_missing(ledger: Ledger, tables: dict[str, Tables], until_s: float) -> N
         _note_failed(ledger, [*failed_seeds(ledger), *failed])
         ledger.save()
         print(f"{ledger.done:,} of {ledger.goal:,} seeds, {len(failed)} of the last {count} failed", flush=True)
+
+
+class _Until:
+    """Over at a time, or when a signal asks for it: then after the seed that is being played, which takes no second."""
+
+    def __init__(self, end_s: float) -> None:
+        self._end_s = end_s
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def __call__(self) -> bool:
+        return time.monotonic() >= self._end_s
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self._end_s = 0
 
 
 def _note_failed(ledger: Ledger, seeds: Sequence[int]) -> None:
@@ -152,10 +166,6 @@ def _replay(seed: int, index: str) -> int:
     print("\n".join(outcome.log))
     print(f"seed {seed} on {index}: {outcome.steps} steps, {outcome.switches} switches, {outcome.late} late requests")
     return 0
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def test_a_failed_seed_is_kept_until_it_passes(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(long_interleavings, "play", play_until_broken)
     tables = dict.fromkeys(INDEXES, make_tables("memory"))
     ledger = Ledger("interleavings", goal=5, unit="seeds")
-    long_interleavings.play_missing(ledger, tables, float("inf"))
+    long_interleavings.play_missing(ledger, tables)
     ledger = Ledger("interleavings", goal=5, unit="seeds")
     assert (ledger.done, ledger.figures["steps"], long_interleavings.failed_seeds(ledger)) == (5, 40, [broken])
     long_interleavings.play_failed(ledger, tables)
