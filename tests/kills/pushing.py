@@ -96,7 +96,7 @@ class Pusher:
         except (UploadUnknown, UploadInterrupted) as error:
             age_ms = self._now_ms() - left.at_ms
             if age_ms < RESUMABLE_MS and not await self._is_rebuilt_since(left.at_ms):
-                trash = [each async for each in every(self._list_trash)]
+                trash = [each async for each in every(self._list_trash) if each.digest is None]
                 raise AssertionError(
                     f"upload {upload_id} was left {age_ms} ms ago, at {left.at_ms}, and is gone; "
                     f"{await self._store.index.guards()}; {trash}"
