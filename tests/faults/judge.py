@@ -8,7 +8,7 @@ from blobstore.errors import StoreFrozen, StoreUnknown
 from blobstore.testing.invariants import find_broken, find_garbage
 from tests.faults.children import Tell
 from tests.faults.flows import REFERENCES, Flow
-from tests.faults.stage import BEYOND_EACH_GRACE_MS, UNTAGGED_GO, Stage, View, look, unreadable
+from tests.faults.stage import BEYOND_EACH_GRACE_MS, ONLY_ON_REQUEST, Stage, View, look, unreadable
 from tests.faults.without_threads import do_at_once, draw_the_same
 
 
@@ -70,7 +70,7 @@ async def collect(stage: Stage, times: int) -> View:
     assert (await stage.store.index.guards()).frozen is None
     for _ in range(times):
         stage.clock.advance(BEYOND_EACH_GRACE_MS)
-        await stage.bench.collector(UNTAGGED_GO).run()
+        await stage.bench.collector(ONLY_ON_REQUEST).run()
     problems = [*await find_broken(stage.store), *await unreadable(stage.store)]
     assert problems == [], problems
     return await look(stage.store, stage.clock.now_ms())

@@ -28,6 +28,8 @@ REPOSITORIES = ("app", "other", "new")
 BEYOND_EACH_GRACE_MS = 8 * DAY_MS
 """Longer than a hold lasts while bytes keep arriving, than uploads may idle, and than the quarantine."""
 UNTAGGED_GO = GcPolicy(delete_untagged=True)
+ONLY_ON_REQUEST = GcPolicy(delete_untagged=True, orphan_scan_every_s=10 * 365 * 86400)
+"""Lists the backend only if a crash asked for it: the listing once a week would hide what nobody asked for."""
 
 View = dict[str, list[str]]
 """What can be seen of a store, a sorted list of texts for each kind of thing."""

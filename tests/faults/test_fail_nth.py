@@ -16,7 +16,7 @@ from tests.faults.points import Point
 # The call at which something broke once, and what.
 FOUND = {
     "collect:kill:100:getdents64:/store/blobs/sha256/": "what a collection killed in its listing had missed stayed for ever",
-    "rebuild:ENOSPC:25:fdatasync:/index.rebuild/data.mdb": "a tag was left out of the new index, and so lost",
+    "rebuild:ENOSPC:32:fdatasync:/index.rebuild/data.mdb": "a tag was left out of the new index, and so lost",
     "rebuild:EIO:6:pread64:/store/blobs/": "a manifest that could not be read now was taken for lost",
     "manifest-put:ENOSPC:2:fsync:/store/journal": "the next try used the name of a journal object twice",
     "upload-sha512:EIO:1:pread64:/store/uploads/": "an error of the operating system came through",
