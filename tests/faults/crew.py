@@ -29,8 +29,9 @@ def scratch() -> Iterator[Path]:
     """A directory, in memory where there is room: the kernel's own disk is not what is tested here."""
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
     for left in Path(parent).glob(f"{_PREFIX}*"):
-        if not Path("/proc", left.name.split("-")[2]).exists():
-            # Of one that was killed.
+        maker = left.name.removeprefix(_PREFIX).partition("-")[0]
+        if maker.isdigit() and not Path("/proc", maker).exists():
+            # It was killed.
             shutil.rmtree(left, ignore_errors=True)
     base = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent)).resolve()
     try:
