@@ -177,7 +177,7 @@ def restore_manifest(
     for digest in lost:
         if digest.algorithm is not Algorithm.SHA256:
             continue
-        state.put_blob(tx, digest.value, _lost_row(), None)
+        state.put_blob(tx, digest.value, _lost_row(digest.value), None)
         kind = EDGE_MANIFEST if references_of[digest] == "manifest" else EDGE_BLOB
         kinds[digest.value] = references.Child(kind, 0, is_suspect=True)
     references.insert_record(tx, number, manifest, kinds, now_ms)
@@ -196,14 +196,14 @@ def restore_tag(tx: Transaction, key: ManifestKey, tag: TagName, updated_at_ms: 
 def restore_pin(tx: Transaction, digest: Digest) -> None:
     """Insert a pin; of a blob that is lost, with a suspect row, so that a push heals it."""
     if state.get_blob(tx, digest.value) is None:
-        state.put_blob(tx, digest.value, _lost_row(), None)
+        state.put_blob(tx, digest.value, _lost_row(digest.value), None)
     state.set_hold(tx, digest.value, NO_REPOSITORY, PINNED_MS)
 
 
 def restore_alias(tx: Transaction, alias: Digest, digest: Digest) -> None:
     """Insert an alias; of a blob that is lost, with a suspect row, so that a push heals it."""
     before = state.get_blob(tx, digest.value)
-    row = before or _lost_row()
+    row = before or _lost_row(digest.value)
     key = records.digest_key(alias)
     if key not in row.aliases:
         row.aliases.append(key)
@@ -211,9 +211,11 @@ def restore_alias(tx: Transaction, alias: Digest, digest: Digest) -> None:
         state.put_blob(tx, digest.value, row, before)
 
 
-def _lost_row() -> records.BlobRow:
-    """Of a blob that is owed, and has no bytes anywhere."""
-    return records.BlobRow(records.STATE_SUSPECT, Generation(0, 0).key, 0, None, [], [])
+def _lost_row(raw: bytes) -> records.BlobRow:
+    """Of a blob that is owed, and has no bytes anywhere. Its generation is of no epoch, and yet of no other blob: trash is
+    told apart by it."""
+    generation = Generation(0, int.from_bytes(raw[:8], "big"))
+    return records.BlobRow(records.STATE_SUSPECT, generation.key, 0, None, [], [])
 
 
 def finish_rebuild(tx: Transaction, sequence: int, now_ms: int) -> None:

@@ -12,8 +12,8 @@ from blobstore.index._records import EDGE_MANIFEST, EDGE_SELF, u32, u64
 from blobstore.index._tables import Table, Transaction
 
 _DIGEST = 32
-_NEVER_MINTED = bytes(16)
-"""The generation of a blob that a rebuild found lost: nothing lies under it."""
+_NO_EPOCH = bytes(8)
+"""Of the generation of a blob that a rebuild found lost: nothing lies under it."""
 _UNRECORDED = 1 << 63
 
 
@@ -41,7 +41,7 @@ def _blobs(tx: Transaction) -> Iterator[str]:
     for raw, value in _rows(tx, Table.BLOBS):
         row = records.BLOB.decode(value)
         aliases.update(row.aliases)
-        if row.generation != _NEVER_MINTED and seen.setdefault(row.generation, raw) != raw:
+        if seen.setdefault(row.generation, raw) != raw:
             yield f"I7: generation {row.generation.hex()} belongs to two blobs"
         if not state.has_edge(tx, raw) and not state.holds(tx, raw):
             yield f"blob {raw.hex()} has neither edge nor hold"
@@ -155,7 +155,7 @@ def _epochs(tx: Transaction) -> Iterator[str]:
         stored = tx.get(Table.EPOCHS, generation[:8])
         counter = records.from_u64(generation[8:])
         is_minted = stored is not None and counter <= records.from_u64(stored)
-        if generation != _NEVER_MINTED and counter < _UNRECORDED and not is_minted:
+        if generation[:8] != _NO_EPOCH and counter < _UNRECORDED and not is_minted:
             yield f"I7: generation {generation.hex()} is in use, but no epoch minted it"
 
 

@@ -214,7 +214,8 @@ def restore_manifest(world: World, given: Arguments, said: Any) -> Judged:
 
 
 def _nowhere(digest: str) -> BlobRow:
-    return BlobRow(SUSPECT, "0-0", [f"blob {digest} 0-0"])
+    generation = f"0-{int(digest, 16):x}"
+    return BlobRow(SUSPECT, generation, [f"blob {digest} {generation}"])
 
 
 def restore_tag(world: World, given: Arguments, said: Any) -> Judged:

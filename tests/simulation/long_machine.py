@@ -27,11 +27,12 @@ def main() -> int:
     parser.add_argument("--index", choices=[*MACHINES], help="with --seed: on this index alone")
     parser.add_argument("--examples", type=int, default=EXAMPLES)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--no-shrink", action="store_true", help="with --seed: tell the first failure as it is")
     asked = parser.parse_args()
     if asked.seed is None:
         return Profile().run()
     for kind in [asked.index] if asked.index else [*MACHINES]:
-        run_machine(kind, asked.seed, examples=asked.examples, steps=asked.steps)
+        run_machine(kind, asked.seed, examples=asked.examples, steps=asked.steps, shrinks=not asked.no_shrink)
     print({**OUTCOMES})
     return 0
 
@@ -69,7 +70,7 @@ class Profile:
         kind = "lmdb" if seed % LMDB_EVERY == LMDB_EVERY - 1 else "memory"
         OUTCOMES.clear()
         try:
-            run_machine(kind, seed, examples=EXAMPLES, steps=STEPS)
+            run_machine(kind, seed, examples=EXAMPLES, steps=STEPS, shrinks=False)
         except Exception:  # noqa: BLE001 - whatever it is, it has a seed
             traceback.print_exc()
             self._failed.add(seed)

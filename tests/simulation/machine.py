@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -128,15 +127,15 @@ class LmdbMachine(Machine):
 MACHINES: dict[str, type[Machine]] = {"memory": MemoryMachine, "lmdb": LmdbMachine}
 
 
-def run_machine(kind: str, number: int, *, examples: int, steps: int) -> None:
-    """Run one seed; a failure is shrunk, and told with the command that replays it."""
+def run_machine(kind: str, number: int, *, examples: int, steps: int, shrinks: bool = True) -> None:
+    """Run one seed; a failure is shrunk, which may take minutes, and told with the command that replays it."""
     found = type(f"{kind.title()}MachineOfSeed{number}", (MACHINES[kind],), {})
     options = settings(
         max_examples=examples,
         stateful_step_count=steps,
         deadline=None,
         database=None,
-        phases=(Phase.generate, Phase.shrink) if "MACHINE_NO_SHRINK" not in os.environ else (Phase.generate,),
+        phases=(Phase.generate, Phase.shrink) if shrinks else (Phase.generate,),
         suppress_health_check=list(HealthCheck),
         verbosity=Verbosity.normal,
         print_blob=True,

@@ -14,6 +14,7 @@ from blobstore.gc import GcPolicy
 from blobstore.journal import recover
 from blobstore.layout import CHECKPOINT_PREFIX
 from blobstore.testing.fakes import image, image_index
+from blobstore.testing.invariants import find_broken
 from tests.simulation.world import LmdbWorld, MemoryWorld, World
 
 _IMAGE = image(b"config", [b"layer"])
@@ -161,4 +162,20 @@ async def test_a_damaged_checkpoint_is_not_taken_for_one_of_the_two_that_are_kep
         assert report.pins == 3
         await world.start()
         checkpoints = [info.key async for info in world.store.backend.list(CHECKPOINT_PREFIX)]
+    await world.stop()
+
+
+async def test_of_two_lost_blobs_each_is_healed_alone(world: World) -> None:
+    """What one had, and is trash now, is not what the other has."""
+    await world.start(create=True)
+    await _push(world, "latest")
+    names = [(await world.store.stat_blob(Digest.of(data))).names[0] for data in (b"config", b"layer")]
+    await world.stop()
+    for name in names:
+        world.write_raw(name, None)
+    await world.rebuild()
+    await world.start()
+    for data in (b"config", b"layer"):
+        await _pin(world, data)
+        assert await find_broken(world.store) == []
     await world.stop()
