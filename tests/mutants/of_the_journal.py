@@ -154,6 +154,13 @@ JOURNAL = (
         ("tests/store/test_store.py::test_of_several_copies_the_rebuild_takes_one_that_hashes_right",),
     ),
     Mutant(
+        "checkpoint-before-journal",
+        "A checkpoint is there before the journal holds all that it saw: a tag without its manifest.",
+        "I4",
+        (Edit(_JOURNAL, "            await self.flush()\n            is_new", "            is_new"),),
+        ("tests/store/test_journal.py::test_a_checkpoint_comes_after_the_journal_of_all_that_it_saw",),
+    ),
+    Mutant(
         "rebuild-without-checkpoint",
         "A rebuilt index numbers behind the journal, but leaves no checkpoint: the next rebuild ends at the gap.",
         "I4",
