@@ -160,7 +160,10 @@ def insert_record(
         state.put_manifest_row(tx, key, state.changed(known, lost_at_ms=max(now_ms, known.lost_at_ms)), known)
         return []
     subject = _subject_key(tx, manifest.subject.digest) if manifest.subject is not None else None
-    _add_edge(tx, key, manifest.digest.value, Child(EDGE_SELF, manifest.size_bytes))
+    # By the size that was counted: that of the bytes a rebuild has found may be another than the manifest's.
+    own = state.get_blob(tx, manifest.digest.value)
+    assert own is not None, manifest.digest
+    _add_edge(tx, key, manifest.digest.value, Child(EDGE_SELF, own.size, is_suspect=own.state == records.STATE_SUSPECT))
     for raw, child in edges.items():
         _add_edge(tx, key, raw, child)
     row = records.ManifestRow(
