@@ -24,16 +24,6 @@ def _named(*names: str) -> Callable[[Figures], str]:
     return lambda figures: ", ".join(f"{_count(figures, name)} {name.replace('_', ' ')}" for name in names)
 
 
-def _sum(*prefixes: str) -> Callable[[Figures], str]:
-    def text(figures: Figures) -> str:
-        return ", ".join(
-            f"{sum(int(count) for name, count in figures.items() if name.startswith(prefix)):,} {prefix.strip('_ ')}"
-            for prefix in prefixes
-        )
-
-    return text
-
-
 def _caught(figures: Figures) -> str:
     """Of the broken engines, how many states each spoiled: "12 of 60"."""
     found = [str(count) for count in figures.values() if " of " in str(count)]
@@ -42,13 +32,17 @@ def _caught(figures: Figures) -> str:
 
 ROWS: tuple[tuple[str, str, Callable[[Figures], str]], ...] = (
     ("model", "Models of the protocol, searched by spin", _named("states", "transitions", "variants_refuted")),
-    ("machine", "State machine against an oracle", _named("restarts", "rebuilds", "collections")),
+    (
+        "machine",
+        "State machine against an oracle",
+        _named("memory_steps", "lmdb_steps", "restarts", "rebuilds", "collections"),
+    ),
     (
         "interleavings",
         "Interleavings of several processes",
-        _named("switches", "late_requests", "killed", "collections"),
+        _named("distinct_schedules", "switches", "late_requests", "killed", "collections", "failed"),
     ),
-    ("faults", "The n-th system call fails, or kills", _named("flows", "wrong")),
+    ("faults", "The n-th system call fails, or kills", _named("flows", "errors", "kills", "wrong")),
     (
         "powercut",
         "Power cuts, by replay of block writes",
