@@ -72,7 +72,7 @@ class Workshop:
         self._root.mkdir()
         self._staged, self._template = "", Contents()
         self._lies_there: Contents | None = None
-        self._judged: dict[str, list[str]] = {}
+        self._whole: set[str] = set()
 
     # What a flow should do
 
@@ -164,19 +164,21 @@ class Workshop:
         return Result(str(point), named, tried.said.get("error", ""), problems)
 
     def _judge(self, flow: Flow, expected: dict[str, Any], *, is_done: bool) -> list[str]:
-        """What is wrong with what lies there now. Many faults leave the same, which is looked at once."""
+        """What is wrong with what lies there now. Many faults leave the same; what is whole is looked at once."""
         self._lies_there = contents(self._root)
         left = f"{flow.name} {is_done} {fingerprint(self._lies_there)}"
-        if left not in self._judged:
-            self._lies_there = None
-            judged = in_child(lambda tell: judge(Stage(self._root, expected["now_ms"]), flow, expected, is_done, tell))
-            problems = list(judged.said.get("problems", []))
-            if "crash" in judged.said:
-                problems.append("after it: " + judged.said["crash"])
-            elif not judged.said.get("judged"):
-                problems.append(f"the process that looked at it died: {judged.status}")
-            self._judged[left] = problems
-        return self._judged[left]
+        if left in self._whole:
+            return []
+        self._lies_there = None
+        judged = in_child(lambda tell: judge(Stage(self._root, expected["now_ms"]), flow, expected, is_done, tell))
+        problems = list(judged.said.get("problems", []))
+        if "crash" in judged.said:
+            problems.append("after it: " + judged.said["crash"])
+        elif not judged.said.get("judged"):
+            problems.append(f"the process that looked at it died: {judged.status}")
+        if not problems:
+            self._whole.add(left)
+        return problems
 
     async def _act(self, flow: Flow, now_ms: int, tell: Tell, *, has_threads: bool = False) -> None:
         """The flow, from an open store to a closed one, under the fault that the board holds."""
