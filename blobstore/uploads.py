@@ -117,7 +117,7 @@ class Upload:
         finally:
             if self._staged is not None:
                 await self._staged.aclose()
-        await self._parts.index.renew_upload(
+        is_open = await self._parts.index.renew_upload(
             self._intent.upload,
             self._parts.clock.now_ms(),
             self._parts.terms,
@@ -125,6 +125,9 @@ class Upload:
             hash_state=self._hashes.save(),
             boot=boot_id(),
         )
+        if not is_open and self._staged is not None:
+            # The upload ended under us, and its trash may have been emptied before these bytes came.
+            await self._parts.index.note_orphan_scan(is_due=True)
 
     async def __aenter__(self) -> Self:
         return self

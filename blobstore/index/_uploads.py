@@ -182,8 +182,8 @@ def _install(
         # A push heals a suspect blob: the new bytes take its place, the old ones go at once.
         row.aliases = before.aliases
         old = list(state.blob_value(raw, before).names)
-        state.trash_names(tx, before.generation, old, before.size, now_ms, "replaced by a push")
         state.put_blob(tx, raw, row, before)
+        state.trash_names(tx, before.generation, old, before.size, now_ms, "replaced by a push")
     else:
         state.add_blob(tx, raw, row)
 

@@ -59,7 +59,7 @@ def condemn(world: World, given: Arguments, said: Any) -> Judged:
 
 
 def _wait(world: World, digest: str, row: BlobRow, not_before_ms: int, run: str) -> None:
-    world.state.trash[row.generation] = TrashRow(digest, WAITING, not_before_ms, list(row.names), run)
+    world.put_trash(row.generation, TrashRow(digest, WAITING, not_before_ms, list(row.names), run))
 
 
 def sweep_holds(world: World, given: Arguments, said: Any) -> Judged:

@@ -10,6 +10,7 @@ from tests.model.state import (
     PRESENT,
     RETIRING,
     SUSPECT,
+    WAITING,
     BlobRow,
     HoldRow,
     RecordRow,
@@ -89,8 +90,9 @@ class World:
         old = self.state.blobs.get(digest)
         if old is not None:
             assert old.state == SUSPECT or self.state.is_frozen, old
-            self.trash(old.generation, old.names, now_ms)
         self.state.blobs[digest] = BlobRow(PRESENT, generation, list(names))
+        if old is not None:
+            self.trash(old.generation, old.names, now_ms)
 
     def revive(self, digest: str) -> None:
         row = self.state.blobs[digest]
@@ -265,12 +267,22 @@ class World:
     # Trash
 
     def trash(self, generation: str, names: list[str], now_ms: int) -> None:
-        """Bytes that nobody can reach any more."""
+        """Bytes that nobody can reach any more: never those of a blob; and beside a condemned one's they wait with it."""
+        of_blobs = {name for row in self.state.blobs.values() if row.generation == generation for name in row.names}
+        others = [name for name in names if name not in of_blobs]
         before = self.state.trash.get(generation)
-        known = before.names if before is not None else []
-        merged = list(dict.fromkeys([*known, *names]))
-        self.state.trash[generation] = TrashRow(None, RETIRING, now_ms, merged, None)
-        self.retired.add(generation)
+        if before is not None and before.state == WAITING:
+            self.put_trash(generation, TrashRow(before.digest, WAITING, before.not_before_ms, others, before.run))
+            return
+        self.put_trash(generation, TrashRow(None, RETIRING, now_ms, others, None))
+        if not of_blobs:
+            self.retired.add(generation)
+
+    def put_trash(self, generation: str, row: TrashRow) -> None:
+        """A row, with the names that were there before."""
+        before = self.state.trash.get(generation)
+        row.names = list(dict.fromkeys([*(before.names if before is not None else ()), *row.names]))
+        self.state.trash[generation] = row
 
 
 def term_ms(terms: Terms) -> int:

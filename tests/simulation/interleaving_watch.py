@@ -77,8 +77,9 @@ class Watch:
         sound: set[bytes] = set()
         for raw, value in tx.scan(Table.BLOBS, b""):
             blob = _blob(raw, value)
-            if blob.generation.key in self._retired:
-                self._report(f"I7: generation {blob.generation} was retired and is a blob again")
+            # By name: what other sessions of its upload had left goes, too, and shares its generation.
+            if not self._retired.get(blob.generation.key, set()).isdisjoint(blob.names):
+                self._report(f"I7: {blob.names} was retired and is a blob again")
             if blob.state == "suspect":
                 self._report(f"{blob.digest} is suspect, though no byte was ever lost")
                 continue

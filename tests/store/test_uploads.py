@@ -210,6 +210,33 @@ async def test_what_a_dead_session_published_is_not_published_again(store: Store
         assert await blob.read() == data
 
 
+async def test_a_late_session_with_other_bytes_takes_no_blob_away(store: Store) -> None:
+    """It is fenced, and what it wrote goes. The name that the upload was begun with is a blob by then, and stays."""
+    async with store.repository("app").open_upload(Digest.of(b"first")) as upload:
+        upload_id = upload.upload_id
+    async with store.repository("app").resume_upload(upload_id) as late:
+        async with store.repository("app").resume_upload(upload_id) as first:
+            await first.write(b"first")
+            await first.commit()
+        await late.write(b"other")
+        with pytest.raises(UploadInterrupted):
+            await late.commit()
+    await store.parts.cleaner.aclose()
+    async with store.open_blob(Digest.of(b"first")) as blob:
+        assert await blob.read() == b"first"
+    assert len(await files(store)) == 1
+
+
+async def test_what_a_session_leaves_behind_the_end_of_its_upload_is_found(store: Store) -> None:
+    """No row knows those bytes any more, so a listing is asked for."""
+    async with store.repository("app").open_upload() as upload:
+        upload_id = upload.upload_id
+    async with store.repository("app").resume_upload(upload_id) as late:
+        await store.index.cancel_upload(upload_id, 0)
+        await late.write(b"x" * MIB)
+    assert (await store.index.guards()).is_orphan_scan_due
+
+
 async def test_a_session_that_comes_late_takes_no_blob_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two sessions of one upload, as a client's that gave up waiting: the second fails, the first's blob stays."""
     data = os.urandom(2 * MIB)
