@@ -22,6 +22,7 @@ from blobstore.abc.records import (
     Trash,
 )
 from blobstore.clock import Clock, SystemClock, boot_id, iso_utc, random_hex
+from blobstore.digest import Digest
 from blobstore.errors import CollectionRefused, ForeignStore, KeyUnknown, RunUnknown, StoreFrozen
 from blobstore.events import Alarm, BlobFreed, EventSink, Progress, discard
 from blobstore.gc.incremental import mark_loose
@@ -244,9 +245,13 @@ class Collector:
         blob = await self._index.find_blob(key.digest)
         if blob is None or blob.state is BlobState.SUSPECT:
             return False
-        manifest = parse_manifest(await read_all(self._backend, blob.names[0]))
-        if manifest.digest != key.digest:
+        try:
+            data = await read_all(self._backend, blob.names[0])
+        except KeyUnknown:
             return False
+        if Digest.of(data) != key.digest:
+            return False
+        manifest = parse_manifest(data)
         return await self._index.reinstate_manifest(key.repository, manifest, self._clock.now_ms()) is not None
 
     async def _check_ours(self) -> IndexIdentity:

@@ -142,6 +142,7 @@ class CollectingRules(MachineBase):
             self.oracle.facts[record] = self.oracle.values(record) | {True}
             self.oracle.kept_at.setdefault(record, self.now_ms)
         report = self.attempt(self.collector(POLICIES["default"]).undo(run), Change(sees=sees), is_journaled=True)
+        assert not isinstance(report, BlobstoreError), report
         if isinstance(report, UndoReport):
             self.count("revived by undo", len(report.blobs))
             self.count("put back by undo", len(report.manifests))
