@@ -281,7 +281,7 @@ def trash_names(tx: Transaction, generation: bytes, names: list[str], size: int,
     Several sessions may have written for one upload, and one may have made it a blob. Then its name is not among those that go;
     and once it is condemned, what the others left waits with it.
     """
-    others = [name for name in names if not _is_of_blob(tx, name, generation)]
+    others = [name for name in dict.fromkeys(names) if not _is_of_blob(tx, name, generation)]
     before = get_trash(tx, generation)
     if before is not None and before.state == records.TRASH_WAITING:
         row = msgspec.structs.replace(before, names=[*before.names, *others])
