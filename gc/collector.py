@@ -393,6 +393,8 @@ class Collector:
             await self._check_alone()
             await check_not_ahead(self._index, self._backend)
             retired = await self._index.retire(batch, now_ms, plan.policy.terms)
+            # An index that is put back to a copy of before must find that it is old.
+            await self._journal.flush()
             freed = await delete_trash(self._index, self._backend, list(retired.retiring))
             self._count_freed(freed, report)
             await self._note_undeleted(retired.retiring, freed, report)

@@ -165,6 +165,7 @@ def retire(tx: Transaction, generations: Sequence[Generation], now_ms: int, term
     """Take due trash out of everybody's reach, or give it back."""
     retiring: list[Trash] = []
     revived: list[Digest] = []
+    has_freed = False
     for generation in generations:
         row = state.get_trash(tx, generation.key)
         if row is None:
@@ -185,9 +186,14 @@ def retire(tx: Transaction, generations: Sequence[Generation], now_ms: int, term
                 revived.append(Digest.from_sha256(row.digest))
                 continue
             state.delete_blob_row(tx, row.digest, blob)
+            has_freed = True
         gone = msgspec.structs.replace(row, state=records.TRASH_RETIRING)
         state.put_trash(tx, generation.key, gone)
         retiring.append(state.trash_value(generation.key, gone))
+    if has_freed:
+        # No reference changes, but a copy of the index made before this says "present" of these blobs: by the number it is
+        # seen to be old.
+        emit(tx, [])
     return Retired(tuple(retiring), tuple(revived))
 
 
