@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import subprocess
@@ -443,3 +444,21 @@ async def test_a_refused_verb_that_minted_does_not_freeze(minting: Scene) -> Non
     assert results[0].generation != results[2].generation
     await minting.start()
     assert (await index.guards()).frozen is None
+
+
+async def test_a_lock_that_can_not_be_closed_cleanly_is_given_up_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds no data: a rebuild that succeeded is not told as failed for it."""
+    close = os.close
+
+    def close_and_fail(handle: int) -> None:
+        close(handle)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = str(tmp_path / "index")
+    async with exclusive_lock(path):
+        monkeypatch.setattr(os, "close", close_and_fail)
+    monkeypatch.undo()
+    async with exclusive_lock(path):
+        assert Path(f"{path}.lock").exists()

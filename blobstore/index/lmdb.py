@@ -202,9 +202,7 @@ class LmdbIndex(KeyValueIndex):
         # LMDB's own are on this one. The next process to open the index would take itself for the only one.
         for handle in (self._reader_table, self._lock):
             if handle is not None:
-                with contextlib.suppress(OSError):
-                    # Nothing was written to it, and it is gone all the same.
-                    os.close(handle)
+                _let_go(handle)
         self._env, self._writer, self._pool, self._lock, self._reader_table = None, None, None, None, None
 
     def _environment(self) -> lmdb.Environment:
@@ -277,7 +275,7 @@ async def exclusive_lock(path: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        os.close(handle)
+        _let_go(handle)
 
 
 def _take_lock(path: str, *, is_exclusive: bool) -> int:
@@ -286,13 +284,19 @@ def _take_lock(path: str, *, is_exclusive: bool) -> int:
     try:
         fcntl.flock(handle, (fcntl.LOCK_EX if is_exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        os.close(handle)
+        _let_go(handle)
         who = "another process has" if is_exclusive else "a rebuild has"
         raise StoreBusy(f"{who} the index {path} open; wait for it, or end it") from error
     except BaseException:
-        os.close(handle)
+        _let_go(handle)
         raise
     return handle
+
+
+def _let_go(handle: int) -> None:
+    with contextlib.suppress(OSError):
+        # Nothing was written to it, and it is gone all the same.
+        os.close(handle)
 
 
 def _discard_half_made(path: str) -> None:
@@ -310,7 +314,7 @@ def _discard_half_made(path: str) -> None:
         if os.stat(data).st_size <= _EMPTY_BYTES:
             os.unlink(data)
     finally:
-        os.close(handle)
+        _let_go(handle)
 
 
 def _is_allocated(found: os.stat_result) -> bool:
