@@ -25,6 +25,7 @@ FOUND = {
     "open:EIO:1:newfstatat:/store/index/data.mdb": "there was no index, it was said",
     "create:short:1:pwrite64:/store/index/data.mdb": "a store half made could never be made",
     "rebuild:short:1:pwrite64:/index.rebuild/data.mdb": "the index that was just being made was called missing",
+    "rebuild:EIO:1:close:/store/index.lock": "a rebuild that had succeeded was told as failed, with a foreign error",
     "upload-resumed:kill:1:unlink:/store/uploads/": "the bytes have both names: the next session starts anew",
 }
 
