@@ -105,7 +105,7 @@ def _retire_one(world: World, generation: str, given: Arguments, retiring: list[
             return
         world.remove_blob(row.digest)
     row.state = RETIRING
-    world.retired.add(generation)
+    world.note_retired(generation)
     retiring.append(generation)
 
 

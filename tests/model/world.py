@@ -275,7 +275,11 @@ class World:
             self.put_trash(generation, TrashRow(before.digest, WAITING, before.not_before_ms, others, before.run))
             return
         self.put_trash(generation, TrashRow(None, RETIRING, now_ms, others, None))
-        if not of_blobs:
+        self.note_retired(generation)
+
+    def note_retired(self, generation: str) -> None:
+        """It never comes back; unless a blob has it, of whose upload another session had left something."""
+        if all(row.generation != generation for row in self.state.blobs.values()):
             self.retired.add(generation)
 
     def put_trash(self, generation: str, row: TrashRow) -> None:
