@@ -188,7 +188,7 @@ class Repository:
                     # A child that was collected since is missing: the next put will say so, with whatever else is.
                     with contextlib.suppress(BlobUnknown):
                         replays.append(await self._read_child(digest))
-            elif result.outcome is CommitOutcome.NOT_PUBLISHED and not result.needed and not names:
+            elif result.outcome is CommitOutcome.NOT_PUBLISHED and not names:
                 names = await self._publish(intent, content, manifest)
             else:
                 return result

@@ -81,8 +81,8 @@ class Upload:
 
         Raises:
             DigestMismatch, SizeMismatch: the bytes are not what was announced; the upload is over.
-            UploadInterrupted: the upload was expired or cancelled meanwhile, or another session of it came as far as this
-                before it died.
+            UploadInterrupted: the upload was expired or cancelled meanwhile, or another session of it has published its
+                bytes.
             StorageFull: the upload is over, nothing is visible.
         """
         assert not self._is_over, "this upload is over"
@@ -127,7 +127,7 @@ class Upload:
         )
         if not is_open and self._staged is not None:
             # The upload ended under us, and its trash may have been emptied before these bytes came.
-            await self._parts.index.note_orphan_scan(is_due=True)
+            await self._parts.index.note_orphan_scan(is_due=True, token=self._intent.generation.key)
 
     async def __aenter__(self) -> Self:
         return self
@@ -224,7 +224,10 @@ class Upload:
         key = blob_key(digest, self._intent.generation)
         self._published = [key]
         if self._staged is not None:
-            is_new = await self._staged.commit(key)
+            try:
+                is_new = await self._staged.commit(key)
+            except KeyUnknown as error:
+                raise UploadInterrupted(f"upload {self._intent.upload} was expired or cancelled; start anew") from error
         else:
             is_new = await self._parts.backend.put_new(key, b"".join(self._pending))
         if not is_new:

@@ -196,6 +196,9 @@ def _open_staged(path: str, resume: bool) -> tuple[int, int]:  # noqa: FBT001
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         found = os.fstat(handle)
+        if found.st_nlink > 1:
+            # Published by a session that died before it took this name away: to write here is to write into a blob.
+            os.unlink(path)
         # Whoever held it before us may have published or dropped it in between: then this name is no more, and this raises.
         os.stat(path)
     except BlockingIOError as error:

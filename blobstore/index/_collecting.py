@@ -102,7 +102,7 @@ def condemn(
             for key, hold in lapsed:
                 state.delete_hold(tx, key, hold)
             swept += len(lapsed)
-        elif row.state == records.STATE_PRESENT:
+        elif row.state == records.STATE_PRESENT and not _is_anothers(tx, row.generation, raw):
             going.append(_condemn_present(tx, raw, row, not_before_ms, run))
             # They have done their work: out of the order of time, so that the next run doesn't meet them again.
             for key, hold in lapsed:
@@ -110,6 +110,13 @@ def condemn(
         elif row.state == records.STATE_SUSPECT:
             going.append(_discard_suspect(tx, raw, row, judged_at_ms, run))
     return Condemned(tuple(going), swept)
+
+
+def _is_anothers(tx: Transaction, generation: bytes, raw: bytes) -> bool:
+    """Whether the trash row of a generation is another blob's. A rebuild may find two that two sessions of one upload published;
+    the second one waits for the end of the first."""
+    row = state.get_trash(tx, generation)
+    return row is not None and row.digest not in (None, raw)
 
 
 def sweep_holds(tx: Transaction, now_ms: int, terms: HoldTerms, after: bytes | None, limit: int) -> bytes | None:
@@ -186,7 +193,7 @@ def retire(tx: Transaction, generations: Sequence[Generation], now_ms: int, term
                 revived.append(Digest.from_sha256(row.digest))
                 continue
             state.delete_blob_row(tx, row.digest, blob)
-            has_freed = True
+        has_freed = has_freed or row.digest is not None
         gone = msgspec.structs.replace(row, state=records.TRASH_RETIRING)
         state.put_trash(tx, generation.key, gone)
         retiring.append(state.trash_value(generation.key, gone))

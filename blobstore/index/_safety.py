@@ -68,18 +68,19 @@ def note_clock(tx: Transaction, now_ms: int, is_jump: bool) -> None:  # noqa: FB
 def note_orphan_scan(tx: Transaction, is_due: bool, token: bytes | None = None) -> None:  # noqa: FBT001
     """Say whether bytes may lie on the backend that no row knows."""
     if is_due:
-        tx.put(Table.META, records.META_ORPHAN_SCAN, b"1")
+        tx.put(Table.META, records.META_ORPHAN_SCAN, token or b"1")
     elif token is None or token == tx.get(Table.META, records.META_ORPHAN_SCAN):
         tx.delete(Table.META, records.META_ORPHAN_SCAN)
 
 
 def ask_orphan_scan(tx: Transaction, boot: str, now_ms: int, every_ms: int) -> None:
     """Ask for an orphan scan after another boot, or once in a while."""
-    known = (tx.get(Table.META, records.META_ORPHAN_SCAN_ASKED) or b" 0").decode()
-    known_boot, _, asked_at = known.partition(" ")
-    if known_boot == boot and int(asked_at) <= now_ms < int(asked_at) + every_ms:
-        return
-    token = f"{boot} {now_ms}".encode()
+    known = tx.get(Table.META, records.META_ORPHAN_SCAN_ASKED)
+    if known is not None and known[8:] == boot.encode():
+        asked_at_ms = records.from_u64(known[:8])
+        if asked_at_ms <= now_ms < asked_at_ms + every_ms:
+            return
+    token = u64(now_ms) + boot.encode()
     tx.put(Table.META, records.META_ORPHAN_SCAN_ASKED, token)
     tx.put(Table.META, records.META_ORPHAN_SCAN, token)
 

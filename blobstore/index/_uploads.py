@@ -184,6 +184,8 @@ def _install(
         old = list(state.blob_value(raw, before).names)
         state.put_blob(tx, raw, row, before)
         state.trash_names(tx, before.generation, old, before.size, now_ms, "replaced by a push")
+        # As when a blob is freed: a copy of the index made before this knows only the old name.
+        emit(tx, [])
     else:
         state.add_blob(tx, raw, row)
 

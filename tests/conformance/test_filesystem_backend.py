@@ -96,3 +96,20 @@ def _failing(code: int):
         raise OSError(code, os.strerror(code))
 
     return fail
+
+
+async def test_what_was_published_before_its_process_died_is_not_written_to(tmp_path: Path) -> None:
+    """Its staged name is a second name of the blob: who resumes the upload starts anew."""
+    backend = FilesystemBackend(str(tmp_path / "store"))
+    await backend.open()
+    await backend.prepare()
+    upload = await backend.open_upload("0" * 32)
+    await upload.write(b"whole")
+    await upload.aclose()
+    staged = backend.path_of("uploads/" + "0" * 32)
+    os.link(staged, backend.path_of(KEY))
+    with pytest.raises(KeyUnknown):
+        await backend.open_upload("0" * 32, resume=True)
+    assert await read_all(backend, KEY) == b"whole"
+    assert not Path(staged).exists()
+    await backend.aclose()

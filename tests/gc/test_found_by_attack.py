@@ -10,9 +10,10 @@ from blobstore.abc.records import ManifestPut
 from blobstore.app import make_collector
 from blobstore.descriptor import Descriptor
 from blobstore.digest import Digest
-from blobstore.errors import FormatUnsupported, ManifestBlobUnknown, ManifestInvalid
+from blobstore.errors import FormatUnsupported, ManifestBlobUnknown, ManifestInvalid, StorageFull
 from blobstore.gc import GcPolicy
 from blobstore.gc.plan import decode_plan, encode_plan
+from blobstore.layout import BLOBS_PREFIX, JOURNAL_PREFIX
 from blobstore.manifest import OCI_MANIFEST
 from blobstore.names import RepositoryName
 from blobstore.testing.fakes import image, image_index, layer
@@ -185,3 +186,21 @@ async def test_a_removal_that_was_killed_is_finished_and_dry_runs_stay_exact(ben
     assert (await bench.collect()).freed_blobs == 1
     assert (await bench.collect()).freed_blobs == 3
     assert await find_garbage(bench.store) == []
+
+
+async def test_a_full_disk_is_collected_although_nothing_can_be_journaled(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal says what was freed as soon as that has made room."""
+    await bench.push_blob(b"garbage")
+    backend = bench.store.backend
+    put_new = backend.put_new
+
+    async def put_where_there_is_room(key: str, data: bytes) -> bool:
+        if any([True async for _ in backend.list(BLOBS_PREFIX)]):
+            raise StorageFull("no space left")
+        return await put_new(key, data)
+
+    monkeypatch.setattr(backend, "put_new", put_where_there_is_room)
+    assert (await bench.collect(AT_ONCE)).freed_blobs == 1
+    assert [True async for _ in backend.list(JOURNAL_PREFIX)]

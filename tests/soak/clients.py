@@ -178,10 +178,6 @@ class Pusher(Client):
             for digest in error.missing:
                 self.owe(asked[digest], f"the put of {manifest.digest} was refused for {digest}")
             raise _StartAnew from error
-        except BlobUnknown as error:
-            # A child manifest without a record, whose bytes went while they were read back.
-            self.owe(min(asked.values()), f"the put of {manifest.digest} failed: {error}")
-            raise _StartAnew from error
         except UploadInterrupted as error:
             self.counts["interrupted"] += 1
             raise _StartAnew from error
