@@ -109,11 +109,10 @@ JOURNAL = (
         (
             Edit(
                 _JOURNAL,
-                "            await upload.commit(checkpoint_key(sequence, intent.generation))\n",
+                "            is_new = await upload.commit(key := checkpoint_key",
                 """            covered = [name.key async for name in list_journal(self._backend) if name.last <= sequence]
             await self._backend.delete(covered)
-            await upload.commit(checkpoint_key(sequence, intent.generation))
-""",
+            is_new = await upload.commit(key := checkpoint_key""",
             ),
         ),
         (_ORDER + "test_a_checkpoint_that_fails_takes_no_journal_away",),
