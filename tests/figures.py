@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.ledger import FOLDER
+from tests.mutants.mutants import MUTANTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "reliability.md"
 BEGIN, END = "<!-- figures: python -m tests.figures -->\n", "<!-- end of figures -->\n"
@@ -51,7 +52,6 @@ ROWS: tuple[tuple[str, str, Callable[[Figures], str]], ...] = (
     ("kills", "`kill -9` of processes", _named("acknowledged", "collections", "rebuilds", "lost")),
     ("soak", "Soak", _named("collections", "condemned", "freed", "broken", "unknown_in_promise", "leaks")),
     ("fuzz", "Fuzzing, guided by coverage", lambda figures: f"{len(figures)} parsers"),
-    ("mutants", "Engines broken on purpose", _named("killed")),
 )
 
 
@@ -67,6 +67,11 @@ def table() -> str:
         lines.append(
             f"| {title} | {saved['done']:,} {saved['unit']} | {of_it(saved['figures'])} | `make prove-{name}` |"
         )
+    saved_ones = sum(bool(mutant.saved_by) for mutant in MUTANTS)
+    lines.append(
+        f"| Engines broken on purpose | {len(MUTANTS)} mutants | {len(MUTANTS) - saved_ones} caught by the test that is named "
+        f"for them; {saved_ones} break nothing alone, as another check saves them, and are caught together | `pytest tests/mutants` |"
+    )
     return "\n".join(lines) + "\n"
 
 
