@@ -49,8 +49,9 @@ def _blobs(tx: Transaction) -> Iterator[str]:
         if row.state == records.STATE_CONDEMNED:
             if trash is None or trash.state != records.TRASH_WAITING or trash.digest != raw:
                 yield f"condemned blob {raw.hex()} has no trash row that waits"
-        elif trash is not None:
-            yield f"I7: blob {raw.hex()} lives, but its generation {row.generation.hex()} is in the trash"
+        elif trash is not None and not set(trash.names).isdisjoint(state.blob_value(raw, row).names):
+            # What another session of its upload had left may be there, under the same generation.
+            yield f"I7: blob {raw.hex()} lives, but its name of generation {row.generation.hex()} is in the trash"
     yield from _mirror(tx, Table.ALIASES, aliases)
 
 
