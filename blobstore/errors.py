@@ -147,7 +147,7 @@ class UploadBusy(Refused):
 
 
 class UploadInterrupted(Refused):
-    """The upload was expired or cancelled under its writer; its bytes are gone, start again."""
+    """The upload was expired, cancelled or published under its writer; its bytes are gone, start again."""
 
 
 class StoreFrozen(Refused):

@@ -127,7 +127,8 @@ class Journal:
             StoreFrozen: the index may lack what the journal holds.
 
         The scan goes in slices over a changing index. That is right all the same: a change sets a state, and every change
-        behind the sequence noted before the scan is replayed over it.
+        behind the sequence noted before the scan is replayed over it. So the journal must hold all that the scan saw before
+        the checkpoint is there: else the loss of the index would leave a part of a change, a tag without its manifest.
         """
         guards = await self._index.guards()
         if guards.frozen is not None:
@@ -141,7 +142,9 @@ class Journal:
         try:
             async for piece in self._pieces(sequence):
                 await upload.write(piece)
-            await upload.commit(key)
+            await self.flush()
+            names = await upload.commit(key)
+            assert names == (key,), f"{key} was written before"
         except BaseException:
             await upload.abort()
             await self._index.cancel_upload(upload_id, self._clock.now_ms())

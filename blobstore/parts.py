@@ -8,7 +8,7 @@ import msgspec
 
 from blobstore.abc.backend import Backend
 from blobstore.abc.index import Index
-from blobstore.abc.records import Trash
+from blobstore.abc.records import Trash, TrashState
 from blobstore.clock import Clock
 from blobstore.events import EventSink
 from blobstore.generation import Generation
@@ -46,7 +46,9 @@ class Cleaner:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             found = [await self._index.find_trash(generation) for generation in batch]
-            await delete_trash(self._index, self._backend, [trash for trash in found if trash is not None])
+            # What waits belongs to a condemned blob, which may come back.
+            retiring = [trash for trash in found if trash is not None and trash.state is TrashState.RETIRING]
+            await delete_trash(self._index, self._backend, retiring)
 
 
 async def delete_trash(index: Index, backend: Backend, trash: list[Trash]) -> list[Trash]:

@@ -235,7 +235,11 @@ class _Rebuild:
         numbered += [parse_checkpoint_key(info.key) or 0 async for info in self._backend.list(CHECKPOINT_PREFIX)]
         highest = max([recovered.sequence, *numbered])
         await self._index.finish_rebuild(highest, self._now_ms)
-        await Journal(self._index, self._backend, self._clock).checkpoint()
+        journal = Journal(self._index, self._backend, self._clock)
+        await journal.checkpoint()
+        if recovered.problems:
+            # The newest two are kept, and the damaged one may be among them: one more damage would lose everything.
+            await journal.checkpoint()
 
     async def _restore_manifests(self, name: RepositoryName, references: References) -> None:
         limit = asyncio.Semaphore(READS_AT_ONCE_MAX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -183,8 +184,11 @@ class Repository:
             if len(replays) + len(result.needed) > _REPLAYS_MAX:
                 break
             if result.needed:
-                replays += [await self._read_child(digest) for digest in result.needed]
-            elif result.outcome is CommitOutcome.NOT_PUBLISHED and not result.needed and not names:
+                for digest in result.needed:
+                    # A child that was collected since is missing: the next put will say so, with whatever else is.
+                    with contextlib.suppress(BlobUnknown):
+                        replays.append(await self._read_child(digest))
+            elif result.outcome is CommitOutcome.NOT_PUBLISHED and not names:
                 names = await self._publish(intent, content, manifest)
             else:
                 return result

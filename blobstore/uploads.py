@@ -22,7 +22,6 @@ from blobstore.errors import (
     DigestMismatch,
     KeyUnknown,
     SizeMismatch,
-    UploadBusy,
     UploadInterrupted,
     UploadUnknown,
 )
@@ -89,8 +88,8 @@ class Upload:
 
         Raises:
             DigestMismatch, SizeMismatch: the bytes are not what was announced, now or at the start; the upload is over.
-            UploadInterrupted: the upload was expired or cancelled meanwhile, or another session of it came as far as this
-                before it died.
+            UploadInterrupted: the upload was expired or cancelled meanwhile, or another session of it has published its
+                bytes.
             StorageFull: the upload is over, nothing is visible.
         """
         assert not self._is_over, "this upload is over"
@@ -134,9 +133,8 @@ class Upload:
             boot=boot_id(),
         )
         if not is_open and self._staged is not None:
-            # It was expired, cancelled or published meanwhile: what was just saved is nobody's.
-            with contextlib.suppress(KeyUnknown, UploadBusy):
-                await (await self._open_staged(resume=True)).abort()
+            # The upload ended under us, and its trash may have been emptied before these bytes came.
+            await self._parts.index.note_orphan_scan(is_due=True, token=self._intent.generation.key)
 
     async def __aenter__(self) -> Self:
         return self
@@ -247,13 +245,16 @@ class Upload:
         if self._announced_key() is None and not self._parts.backend.properties.renames_uploads:
             # A commit that fails half way may have made any of them.
             self._published += published_names(key, self._intent.generation)
-        names = await self._staged.commit(key)
+        try:
+            names = await self._staged.commit(key)
+        except KeyUnknown as error:
+            raise UploadInterrupted(f"upload {self._intent.upload} was expired or cancelled; start anew") from error
         assert set(names) <= set(self._published), names
         return self._owned(list(names))
 
     def _owned(self, names: list[str]) -> list[str]:
         if not names:
-            # Whoever wrote them may be alive and about to commit them, or to take them back.
+            # Whoever wrote them may be alive and about to commit them, or to take them back: two owners can lose a blob.
             raise UploadInterrupted(f"upload {self._intent.upload} was published by another session; start anew")
         return names
 

@@ -22,7 +22,8 @@ from blobstore.abc.records import (
     Trash,
 )
 from blobstore.clock import Clock, SystemClock, boot_id, iso_utc, random_hex
-from blobstore.errors import CollectionRefused, ForeignStore, KeyUnknown, RunUnknown, StoreFrozen
+from blobstore.digest import Digest
+from blobstore.errors import CollectionRefused, ForeignStore, KeyUnknown, RunUnknown, StorageFull, StoreFrozen
 from blobstore.events import Alarm, BlobFreed, EventSink, Progress, discard
 from blobstore.gc.incremental import mark_loose
 from blobstore.gc.mark import Marked, mark
@@ -249,9 +250,13 @@ class Collector:
         blob = await self._index.find_blob(key.digest)
         if blob is None or blob.state is BlobState.SUSPECT:
             return False
-        manifest = parse_manifest(await read_all(self._backend, blob.names[0]))
-        if manifest.digest != key.digest:
+        try:
+            data = await read_all(self._backend, blob.names[0])
+        except KeyUnknown:
             return False
+        if Digest.of(data) != key.digest:
+            return False
+        manifest = parse_manifest(data)
         return await self._index.reinstate_manifest(key.repository, manifest, self._clock.now_ms()) is not None
 
     async def _check_ours(self) -> IndexIdentity:
@@ -393,11 +398,23 @@ class Collector:
             await self._check_alone()
             await check_not_ahead(self._index, self._backend)
             retired = await self._index.retire(batch, now_ms, plan.policy.terms)
+            is_told = await self._tell_of_freed()
             freed = await delete_trash(self._index, self._backend, list(retired.retiring))
+            if not is_told:
+                await self._journal.flush()
             self._count_freed(freed, report)
             await self._note_undeleted(retired.retiring, freed, report)
             self._events(Progress("free", report.freed_blobs, len(generations)))
         await self._journal.aclose()
+
+    async def _tell_of_freed(self) -> bool:
+        """An index that is put back to a copy of before must find that it is old. On a full disk only the deletes make the room
+        to say so: until then an older copy could go unnoticed."""
+        try:
+            await self._journal.flush()
+        except StorageFull:
+            return False
+        return True
 
     async def _note_undeleted(self, retiring: Sequence[Trash], freed: Sequence[Trash], report: RunReport) -> None:
         """Bytes that the backend would not delete stay in the trash, and the next run tries again."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.ledger import FOLDER
+from tests.mutants.mutants import MUTANTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "reliability.md"
 BEGIN, END = "<!-- figures: python -m tests.figures -->\n", "<!-- end of figures -->\n"
@@ -24,16 +25,6 @@ def _named(*names: str) -> Callable[[Figures], str]:
     return lambda figures: ", ".join(f"{_count(figures, name)} {name.replace('_', ' ')}" for name in names)
 
 
-def _sum(*prefixes: str) -> Callable[[Figures], str]:
-    def text(figures: Figures) -> str:
-        return ", ".join(
-            f"{sum(int(count) for name, count in figures.items() if name.startswith(prefix)):,} {prefix.strip('_ ')}"
-            for prefix in prefixes
-        )
-
-    return text
-
-
 def _caught(figures: Figures) -> str:
     """Of the broken engines, how many states each spoiled: "12 of 60"."""
     found = [str(count) for count in figures.values() if " of " in str(count)]
@@ -42,13 +33,17 @@ def _caught(figures: Figures) -> str:
 
 ROWS: tuple[tuple[str, str, Callable[[Figures], str]], ...] = (
     ("model", "Models of the protocol, searched by spin", _named("states", "transitions", "variants_refuted")),
-    ("machine", "State machine against an oracle", _named("restarts", "rebuilds", "collections")),
+    (
+        "machine",
+        "State machine against an oracle",
+        _named("memory_steps", "lmdb_steps", "restarts", "rebuilds", "collections"),
+    ),
     (
         "interleavings",
         "Interleavings of several processes",
-        _named("switches", "late_requests", "killed", "collections"),
+        _named("distinct_schedules", "switches", "late_requests", "killed", "collections", "failed"),
     ),
-    ("faults", "The n-th system call fails, or kills", _named("flows", "wrong")),
+    ("faults", "The n-th system call fails, or kills", _named("flows", "errors", "kills", "wrong")),
     (
         "powercut",
         "Power cuts, by replay of block writes",
@@ -57,7 +52,6 @@ ROWS: tuple[tuple[str, str, Callable[[Figures], str]], ...] = (
     ("kills", "`kill -9` of processes", _named("acknowledged", "collections", "rebuilds", "lost")),
     ("soak", "Soak", _named("collections", "condemned", "freed", "broken", "unknown_in_promise", "leaks")),
     ("fuzz", "Fuzzing, guided by coverage", lambda figures: f"{len(figures)} parsers"),
-    ("mutants", "Engines broken on purpose", _named("killed")),
 )
 
 
@@ -73,6 +67,12 @@ def table() -> str:
         lines.append(
             f"| {title} | {saved['done']:,} {saved['unit']} | {of_it(saved['figures'])} | `make prove-{name}` |"
         )
+    others = sum(bool(mutant.saved_by) for mutant in MUTANTS)
+    caught = (
+        f"{len(MUTANTS) - others} caught by the test that is named for them; "
+        f"{others} break nothing alone, as another check saves them"
+    )
+    lines.append(f"| Engines broken on purpose | {len(MUTANTS)} mutants | {caught} | `pytest tests/mutants` |")
     return "\n".join(lines) + "\n"
 
 

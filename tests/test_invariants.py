@@ -91,7 +91,7 @@ def _generation(value: bytes) -> bytes:
     ("data", "change", "expected"),
     [
         (b"layer", lambda value: _state(value, records.STATE_CONDEMNED), "has no trash row that waits"),
-        (b"gone", lambda value: _state(value, records.STATE_PRESENT), "lives, but its generation"),
+        (b"gone", lambda value: _state(value, records.STATE_PRESENT), "lives, but its name"),
         (b"layer", _generation, "no epoch minted it"),
     ],
 )

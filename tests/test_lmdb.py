@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from blobstore.errors import (
     BlobstoreError,
     BlobUnknown,
     FormatUnsupported,
+    IndexDamaged,
     IndexMissing,
     IndexOnNetwork,
     IndexPoisoned,
@@ -90,6 +93,36 @@ async def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index" / "data.mdb").write_bytes(b"not an environment" * 1000)
     with pytest.raises(IndexMissing):
         await _index(tmp_path / "index").open()
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 8191])
+async def test_an_index_that_was_half_made_is_made_anew(tmp_path: Path, size: int) -> None:
+    """LMDB writes its first two pages before anything else, with one call."""
+    whole = _index(tmp_path / "index")
+    await whole.open(create=True)
+    await whole.aclose()
+    data = tmp_path / "index" / "data.mdb"
+    os.truncate(data, size)
+    if size:
+        with pytest.raises((IndexMissing, IndexDamaged)):
+            await _index(tmp_path / "index").open()
+    again = _index(tmp_path / "index")
+    await again.open(create=True)
+    await again.initialise(IDENTITY)
+    assert await again.identity() == IDENTITY
+    await again.aclose()
+
+
+async def test_a_maker_that_lives_is_not_disturbed(tmp_path: Path) -> None:
+    """A second process finds but half of the first pages while the first writes them."""
+    (tmp_path / "index").mkdir()
+    data = tmp_path / "index" / "data.mdb"
+    data.write_bytes(b"half a page")
+    with (tmp_path / "index.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        with pytest.raises(IndexMissing):
+            await _index(tmp_path / "index").open(create=True)
+    assert data.read_bytes() == b"half a page"
 
 
 async def test_what_was_written_is_there_again(tmp_path: Path) -> None:
@@ -411,3 +444,21 @@ async def test_a_refused_verb_that_minted_does_not_freeze(minting: Scene) -> Non
     assert results[0].generation != results[2].generation
     await minting.start()
     assert (await index.guards()).frozen is None
+
+
+async def test_a_lock_that_can_not_be_closed_cleanly_is_given_up_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds no data: a rebuild that succeeded is not told as failed for it."""
+    close = os.close
+
+    def close_and_fail(handle: int) -> None:
+        close(handle)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = str(tmp_path / "index")
+    async with exclusive_lock(path):
+        monkeypatch.setattr(os, "close", close_and_fail)
+    monkeypatch.undo()
+    async with exclusive_lock(path):
+        assert Path(f"{path}.lock").exists()

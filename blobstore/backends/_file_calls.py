@@ -39,7 +39,8 @@ class OpenUpload:
 
     def __init__(self, path: str, handle: int, release: Callable[[], None]) -> None:
         self.path, self.handle, self.release = path, handle, release
-        self.size_bytes = os.fstat(handle).st_size
+        found = os.fstat(handle)
+        self.size_bytes, self.is_published = found.st_size, found.st_nlink > 1
 
     def close(self) -> None:
         """Let go of it with nothing done."""
@@ -89,6 +90,9 @@ class FileCalls:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             opened = OpenUpload(path, handle, _nothing)
+            if opened.is_published:
+                # By a session that died before it took this name away: to write here is to write into a blob.
+                os.unlink(path)
             # Whoever held it before us may have published or dropped it in between: then this name is no more, and this raises.
             os.stat(path)
         except BlockingIOError as error:

@@ -163,7 +163,15 @@ class NasCalls(FileCalls):
         except BaseException:
             os.close(lock)
             raise
-        return OpenUpload(path, handle, lambda: os.close(lock))
+        opened = OpenUpload(path, handle, lambda: os.close(lock))
+        if opened.is_published:
+            # By a session that died before it took this name away: to write here is to write into a blob.
+            try:
+                self.unlink(path)
+            finally:
+                opened.close()
+            raise FileNotFoundError(errno.ENOENT, "it was published already", path)
+        return opened
 
     def close(self) -> None:
         """See `FileCalls.close`."""

@@ -102,7 +102,7 @@ def condemn(
             for key, hold in lapsed:
                 state.delete_hold(tx, key, hold)
             swept += len(lapsed)
-        elif row.state == records.STATE_PRESENT:
+        elif row.state == records.STATE_PRESENT and not _is_anothers(tx, row.generation, raw):
             going.append(_condemn_present(tx, raw, row, not_before_ms, run))
             # They have done their work: out of the order of time, so that the next run doesn't meet them again.
             for key, hold in lapsed:
@@ -110,6 +110,13 @@ def condemn(
         elif row.state == records.STATE_SUSPECT:
             going.append(_discard_suspect(tx, raw, row, judged_at_ms, run))
     return Condemned(tuple(going), swept)
+
+
+def _is_anothers(tx: Transaction, generation: bytes, raw: bytes) -> bool:
+    """Whether the trash row of a generation is another blob's. A rebuild may find two that two sessions of one upload published;
+    the second one waits for the end of the first."""
+    row = state.get_trash(tx, generation)
+    return row is not None and row.digest not in (None, raw)
 
 
 def sweep_holds(tx: Transaction, now_ms: int, terms: HoldTerms, after: bytes | None, limit: int) -> bytes | None:
@@ -165,6 +172,7 @@ def retire(tx: Transaction, generations: Sequence[Generation], now_ms: int, term
     """Take due trash out of everybody's reach, or give it back."""
     retiring: list[Trash] = []
     revived: list[Digest] = []
+    has_freed = False
     for generation in generations:
         row = state.get_trash(tx, generation.key)
         if row is None:
@@ -185,9 +193,14 @@ def retire(tx: Transaction, generations: Sequence[Generation], now_ms: int, term
                 revived.append(Digest.from_sha256(row.digest))
                 continue
             state.delete_blob_row(tx, row.digest, blob)
+        has_freed = has_freed or row.digest is not None
         gone = msgspec.structs.replace(row, state=records.TRASH_RETIRING)
         state.put_trash(tx, generation.key, gone)
         retiring.append(state.trash_value(generation.key, gone))
+    if has_freed:
+        # No reference changes, but a copy of the index made before this says "present" of these blobs: by the number it is
+        # seen to be old.
+        emit(tx, [])
     return Retired(tuple(retiring), tuple(revived))
 
 

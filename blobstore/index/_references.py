@@ -81,6 +81,7 @@ def put_manifest(
         changes += insert_record(tx, number, by_raw.get(raw, manifest), edges, now_ms)
     for tag in tags:
         changes += _set_tag(tx, u32(number) + manifest.digest.value, tag, now_ms)
+    changes += _known_records(tx, u32(number) + manifest.digest.value)
     return ManifestPut(committed.outcome, trash=committed.trash, sequence=emit(tx, changes))
 
 
@@ -159,7 +160,10 @@ def insert_record(
         state.put_manifest_row(tx, key, state.changed(known, lost_at_ms=max(now_ms, known.lost_at_ms)), known)
         return []
     subject = _subject_key(tx, manifest.subject.digest) if manifest.subject is not None else None
-    _add_edge(tx, key, manifest.digest.value, Child(EDGE_SELF, manifest.size_bytes))
+    # By the size that was counted: that of the bytes a rebuild has found may be another than the manifest's.
+    own = state.get_blob(tx, manifest.digest.value)
+    assert own is not None, manifest.digest
+    _add_edge(tx, key, manifest.digest.value, Child(EDGE_SELF, own.size, is_suspect=own.state == records.STATE_SUSPECT))
     for raw, child in edges.items():
         _add_edge(tx, key, raw, child)
     row = records.ManifestRow(
@@ -186,6 +190,27 @@ def insert_record(
             _look_again(tx, u32(number) + raw, now_ms, is_loss=False)
     name = state.repository_name(tx, number)
     return [["manifest", name, str(manifest.digest), manifest.media_type, now_ms]]
+
+
+def _known_records(tx: Transaction, key: bytes) -> list[list[object]]:
+    """For the journal of a frozen index, a manifest and all below it: it may know that they were deleted, as this index
+    doesn't, and a rebuild would believe it. What was not deleted is not changed by being said twice."""
+    changes: list[list[object]] = []
+    waiting, seen = [key] if state.is_frozen(tx) else [], {key}
+    name = state.repository_name(tx, records.from_u32(key[:4]))
+    while waiting:
+        place = waiting.pop()
+        row = state.get_manifest(tx, place)
+        if row is None:
+            # Lost before a rebuild.
+            continue
+        changes.append(["manifest", name, str(Digest.from_sha256(place[4:])), row.media_type, row.pushed_at_ms])
+        below = {
+            key[:4] + edge[-32:] for edge, kind in tx.scan_prefix(Table.EDGES_FROM, place) if kind == EDGE_MANIFEST
+        }
+        waiting += below - seen
+        seen |= below
+    return changes
 
 
 def plain_edges(tx: Transaction, manifest: Manifest) -> tuple[dict[bytes, Child], list[Digest]]:
@@ -306,7 +331,10 @@ def _untag(tx: Transaction, key: bytes, tag: TagName, now_ms: int) -> None:
 
 def put_tag(tx: Transaction, key: ManifestKey, tag: TagName, now_ms: int) -> int:
     """Point a tag at a manifest."""
-    return emit(tx, put_tag_row(tx, key, tag, now_ms))
+    changes = put_tag_row(tx, key, tag, now_ms)
+    place = state.manifest_key(tx, key)
+    assert place is not None
+    return emit(tx, [*changes, *_known_records(tx, place)])
 
 
 def put_tag_row(tx: Transaction, key: ManifestKey, tag: TagName, now_ms: int) -> list[list[object]]:

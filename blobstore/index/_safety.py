@@ -68,18 +68,19 @@ def note_clock(tx: Transaction, now_ms: int, is_jump: bool) -> None:  # noqa: FB
 def note_orphan_scan(tx: Transaction, is_due: bool, token: bytes | None = None) -> None:  # noqa: FBT001
     """Say whether bytes may lie on the backend that no row knows."""
     if is_due:
-        tx.put(Table.META, records.META_ORPHAN_SCAN, b"1")
+        tx.put(Table.META, records.META_ORPHAN_SCAN, token or b"1")
     elif token is None or token == tx.get(Table.META, records.META_ORPHAN_SCAN):
         tx.delete(Table.META, records.META_ORPHAN_SCAN)
 
 
 def ask_orphan_scan(tx: Transaction, boot: str, now_ms: int, every_ms: int) -> None:
     """Ask for an orphan scan after another boot, or once in a while."""
-    known = (tx.get(Table.META, records.META_ORPHAN_SCAN_ASKED) or b" 0").decode()
-    known_boot, _, asked_at = known.partition(" ")
-    if known_boot == boot and int(asked_at) <= now_ms < int(asked_at) + every_ms:
-        return
-    token = f"{boot} {now_ms}".encode()
+    known = tx.get(Table.META, records.META_ORPHAN_SCAN_ASKED)
+    if known is not None and known[8:] == boot.encode():
+        asked_at_ms = records.from_u64(known[:8])
+        if asked_at_ms <= now_ms < asked_at_ms + every_ms:
+            return
+    token = u64(now_ms) + boot.encode()
     tx.put(Table.META, records.META_ORPHAN_SCAN_ASKED, token)
     tx.put(Table.META, records.META_ORPHAN_SCAN, token)
 
@@ -177,7 +178,7 @@ def restore_manifest(
     for digest in lost:
         if digest.algorithm is not Algorithm.SHA256:
             continue
-        state.put_blob(tx, digest.value, _lost_row(), None)
+        state.put_blob(tx, digest.value, _lost_row(digest.value), None)
         kind = EDGE_MANIFEST if references_of[digest] == "manifest" else EDGE_BLOB
         kinds[digest.value] = references.Child(kind, 0, is_suspect=True)
     references.insert_record(tx, number, manifest, kinds, now_ms)
@@ -196,14 +197,14 @@ def restore_tag(tx: Transaction, key: ManifestKey, tag: TagName, updated_at_ms: 
 def restore_pin(tx: Transaction, digest: Digest) -> None:
     """Insert a pin; of a blob that is lost, with a suspect row, so that a push heals it."""
     if state.get_blob(tx, digest.value) is None:
-        state.put_blob(tx, digest.value, _lost_row(), None)
+        state.put_blob(tx, digest.value, _lost_row(digest.value), None)
     state.set_hold(tx, digest.value, NO_REPOSITORY, PINNED_MS)
 
 
 def restore_alias(tx: Transaction, alias: Digest, digest: Digest) -> None:
     """Insert an alias; of a blob that is lost, with a suspect row, so that a push heals it."""
     before = state.get_blob(tx, digest.value)
-    row = before or _lost_row()
+    row = before or _lost_row(digest.value)
     key = records.digest_key(alias)
     if key not in row.aliases:
         row.aliases.append(key)
@@ -211,9 +212,11 @@ def restore_alias(tx: Transaction, alias: Digest, digest: Digest) -> None:
         state.put_blob(tx, digest.value, row, before)
 
 
-def _lost_row() -> records.BlobRow:
-    """Of a blob that is owed, and has no bytes anywhere."""
-    return records.BlobRow(records.STATE_SUSPECT, Generation(0, 0).key, 0, None, [], [])
+def _lost_row(raw: bytes) -> records.BlobRow:
+    """Of a blob that is owed, and has no bytes anywhere. Its generation is of no epoch, and yet of no other blob: trash is
+    told apart by it."""
+    generation = Generation(0, int.from_bytes(raw[:8], "big"))
+    return records.BlobRow(records.STATE_SUSPECT, generation.key, 0, None, [], [])
 
 
 def finish_rebuild(tx: Transaction, sequence: int, now_ms: int) -> None:

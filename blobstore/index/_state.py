@@ -12,13 +12,18 @@ from blobstore.generation import Generation
 from blobstore.index import _records as records
 from blobstore.index._records import NO_REPOSITORY, u32, u64
 from blobstore.index._tables import Table, Transaction
-from blobstore.layout import blob_key
+from blobstore.layout import blob_key, parse_blob_key, parse_record_key
 from blobstore.names import RepositoryName
 from blobstore.promises import PINNED_MS, Activity, HoldTerms
 
 _BLOB_STATES = (BlobState.PRESENT, BlobState.CONDEMNED, BlobState.SUSPECT)
 _TRASH_STATES = (TrashState.WAITING, TrashState.RETIRING)
 _TOTALS_OF_STATE = ("present", "condemned", "suspect")
+
+
+def is_frozen(tx: Transaction) -> bool:
+    """Whether this may be an older copy of the index: then the backend and the journal know better than its rows."""
+    return tx.get(Table.META, records.META_FROZEN) is not None
 
 
 # Repositories
@@ -147,7 +152,10 @@ def count_unreferenced(tx: Transaction, row: records.BlobRow, sign: int) -> None
 def revive(tx: Transaction, raw: bytes, row: records.BlobRow) -> records.BlobRow:
     """From condemned to present, and its trash row goes, at once. Every way back goes through here."""
     assert row.state == records.STATE_CONDEMNED
-    delete_trash(tx, row.generation)
+    trash = delete_trash(tx, row.generation)
+    if trash is not None and len(trash.names) > len(blob_value(raw, row).names):
+        # What other sessions of its upload had left was to go with it; now only a listing finds that.
+        tx.put(Table.META, records.META_ORPHAN_SCAN, row.generation)
     revived = records.BlobRow(records.STATE_PRESENT, row.generation, row.size, row.blake3, row.names, row.aliases)
     put_blob(tx, raw, revived, row)
     # Condemning took its holds out of the order of time; as a living blob's they must be found again.
@@ -249,9 +257,10 @@ def get_trash(tx: Transaction, generation: bytes) -> records.TrashRow | None:
 
 
 def put_trash(tx: Transaction, generation: bytes, row: records.TrashRow) -> None:
-    """Write a trash row, and its place in the order of time."""
+    """Write a trash row, and its place in the order of time; names that were there before stay in it."""
     before = get_trash(tx, generation)
     if before is not None:
+        row.names = list(dict.fromkeys([*before.names, *row.names]))
         tx.delete(Table.TRASH_BY_TIME, _due(before) + generation)
     tx.put(Table.TRASH, generation, records.encode(row))
     tx.put(Table.TRASH_BY_TIME, _due(row) + generation, b"")
@@ -267,12 +276,26 @@ def delete_trash(tx: Transaction, generation: bytes) -> records.TrashRow | None:
 
 
 def trash_names(tx: Transaction, generation: bytes, names: list[str], size: int, now_ms: int, why: str) -> Trash:
-    """Bytes that became no blob: nobody can reach them, so they may be deleted as soon as this is durable."""
+    """Bytes that became no blob: nobody can reach them, so they may be deleted as soon as this is durable.
+
+    Several sessions may have written for one upload, and one may have made it a blob. Then its name is not among those that go;
+    and once it is condemned, what the others left waits with it.
+    """
+    others = [name for name in dict.fromkeys(names) if not _is_of_blob(tx, name, generation)]
     before = get_trash(tx, generation)
-    known = list(before.names) if before else []
-    row = records.TrashRow(None, list(dict.fromkeys([*known, *names])), size, now_ms, records.TRASH_RETIRING, why, None)
+    if before is not None and before.state == records.TRASH_WAITING:
+        row = msgspec.structs.replace(before, names=[*before.names, *others])
+    else:
+        row = records.TrashRow(None, others, size, now_ms, records.TRASH_RETIRING, why, None)
     put_trash(tx, generation, row)
     return trash_value(generation, row)
+
+
+def _is_of_blob(tx: Transaction, name: str, generation: bytes) -> bool:
+    # Never `data_key`: what one session published there no other can, so it is no blob's while its session gives it up.
+    parsed = parse_blob_key(name) or parse_record_key(name)
+    row = get_blob(tx, parsed.digest.value) if parsed is not None else None
+    return row is not None and row.generation == generation
 
 
 def trash_value(generation: bytes, row: records.TrashRow) -> Trash:

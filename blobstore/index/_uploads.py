@@ -127,9 +127,12 @@ def settle_bytes(tx: Transaction, intent: Intent, content: Content, names: Seque
             note_fenced(tx, intent.upload)
             state.trash_names(tx, generation, [*intent.names, *names], content.size_bytes, now_ms, "fenced commit")
         return Committed(CommitOutcome.INTERRUPTED, intent.generation if names else None)
-    if row is None or row.state == records.STATE_SUSPECT:
+    if row is None or row.state == records.STATE_SUSPECT or state.is_frozen(tx):
+        # What a frozen index has may have been collected since; a rebuild takes what it finds of the two.
         if not names:
             return Committed(CommitOutcome.NOT_PUBLISHED)
+        if row is not None and row.state == records.STATE_CONDEMNED:
+            row = state.revive(tx, raw, row)
         state.delete_intent(tx, intent.upload, open_row)
         _install(tx, content, intent.generation, list(names), row, now_ms)
         return Committed(CommitOutcome.STORED)
@@ -170,17 +173,19 @@ def _install(
     content: Content,
     generation: Generation,
     names: list[str],
-    damaged: records.BlobRow | None,
+    before: records.BlobRow | None,
     now_ms: int,
 ) -> None:
     raw = content.digest.value
     row = state.new_blob_row(content.digest, generation, content.size_bytes, content.blake3, names)
-    if damaged is not None:
+    if before is not None:
         # A push heals a suspect blob: the new bytes take its place, the old ones go at once.
-        row.aliases = damaged.aliases
-        old = list(state.blob_value(raw, damaged).names)
-        state.trash_names(tx, damaged.generation, old, damaged.size, now_ms, "replaced a damaged copy")
-        state.put_blob(tx, raw, row, damaged)
+        row.aliases = before.aliases
+        old = list(state.blob_value(raw, before).names)
+        state.put_blob(tx, raw, row, before)
+        state.trash_names(tx, before.generation, old, before.size, now_ms, "replaced by a push")
+        # As when a blob is freed: a copy of the index made before this knows only the old name.
+        emit(tx, [])
     else:
         state.add_blob(tx, raw, row)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import functools
+import mmap
 import os
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -39,6 +40,7 @@ READERS_MAX = 1024
 _SCAN_THREADS = 2
 _OPEN_TRIES = 5
 _SPACE_TO_OPEN_BYTES = 1024 * 1024
+_EMPTY_BYTES = 2 * mmap.PAGESIZE
 
 _FREEING = frozenset({
     _uploads.cancel_upload, _uploads.expire_upload, _uploads.close_intent, _blobs.delete_blob, _blobs.unpin_blob,
@@ -108,6 +110,8 @@ class LmdbIndex(KeyValueIndex):
         if self._path in _poisoned_paths:
             raise IndexPoisoned(_poisoned_paths[self._path])
         make_directories(self._path)
+        if create:
+            _discard_half_made(self._path)
         self._lock = _take_lock(self._path, is_exclusive=False)
         try:
             self._check_space()
@@ -133,7 +137,10 @@ class LmdbIndex(KeyValueIndex):
         self._writer.start()
 
     def _open_environment(self) -> lmdb.Environment:
-        for tried in range(1, _OPEN_TRIES + 1):
+        failed: lmdb.Error | None = None
+        # More than once: its first page may be read only in part, and nobody should be sent to rebuild an index for that; and
+        # opening can fail when another process opens or closes it at the same instant (lmdb.h).
+        for _ in range(_OPEN_TRIES):
             try:
                 return lmdb.open(
                     self._path,
@@ -142,20 +149,16 @@ class LmdbIndex(KeyValueIndex):
                     max_readers=READERS_MAX,
                     mode=0o600,
                 )
-            except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
-                if tried < _OPEN_TRIES:
-                    # Its first page was read only in part; nobody should be sent to rebuild an index for that.
-                    continue
-                raise IndexMissing(
-                    f"{self._path} holds no index that can be read ({error}); `blobstore index rebuild` makes a new one"
-                ) from error
             except lmdb.Error as error:
                 if "already open" in str(error):
                     raise StoreBusy(f"this process has the index {self._path} open already") from error
-                # lmdb.h: opening can fail when another process opens or closes it at the same instant.
-                if tried == _OPEN_TRIES:
-                    raise StorageFailed(f"the index {self._path} can't be opened: {error}") from error
-        raise AssertionError
+                # The first is told: one that could not be made to its end is no index for the next try.
+                failed = failed or error
+        if isinstance(failed, (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError)):
+            raise IndexMissing(
+                f"{self._path} holds no index that can be read ({failed}); `blobstore index rebuild` makes a new one"
+            ) from failed
+        raise StorageFailed(f"the index {self._path} can't be opened: {failed}") from failed
 
     def _check_space(self) -> None:
         """LMDB maps its reader table before the disk has given it a place: on a full one, touching it would kill the process."""
@@ -199,9 +202,7 @@ class LmdbIndex(KeyValueIndex):
         # LMDB's own are on this one. The next process to open the index would take itself for the only one.
         for handle in (self._reader_table, self._lock):
             if handle is not None:
-                with contextlib.suppress(OSError):
-                    # Nothing was written to it, and it is gone all the same.
-                    os.close(handle)
+                _let_go(handle)
         self._env, self._writer, self._pool, self._lock, self._reader_table = None, None, None, None, None
 
     def _environment(self) -> lmdb.Environment:
@@ -274,7 +275,7 @@ async def exclusive_lock(path: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        os.close(handle)
+        _let_go(handle)
 
 
 def _take_lock(path: str, *, is_exclusive: bool) -> int:
@@ -283,13 +284,37 @@ def _take_lock(path: str, *, is_exclusive: bool) -> int:
     try:
         fcntl.flock(handle, (fcntl.LOCK_EX if is_exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        os.close(handle)
+        _let_go(handle)
         who = "another process has" if is_exclusive else "a rebuild has"
         raise StoreBusy(f"{who} the index {path} open; wait for it, or end it") from error
     except BaseException:
-        os.close(handle)
+        _let_go(handle)
         raise
     return handle
+
+
+def _let_go(handle: int) -> None:
+    with contextlib.suppress(OSError):
+        # Nothing was written to it, and it is gone all the same.
+        os.close(handle)
+
+
+def _discard_half_made(path: str) -> None:
+    """Remove what a process left that died, or found no space, while LMDB wrote the first two pages: they hold nothing yet, and
+    half of them could never be opened again."""
+    data = os.path.join(path, "data.mdb")
+    if not is_there(data) or os.stat(data).st_size > _EMPTY_BYTES:
+        return
+    try:
+        handle = _take_lock(path, is_exclusive=True)
+    except StoreBusy:
+        # Its maker lives.
+        return
+    try:
+        if os.stat(data).st_size <= _EMPTY_BYTES:
+            os.unlink(data)
+    finally:
+        _let_go(handle)
 
 
 def _is_allocated(found: os.stat_result) -> bool:

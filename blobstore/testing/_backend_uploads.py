@@ -222,6 +222,18 @@ class UploadTests(BackendTests):
             await backend.delete([UPLOADS_PREFIX + UPLOAD_ID, *possible_names(1)])
             assert await found_keys(backend, "") == []
 
+    async def test_a_commit_replaces_nothing(self, backend: Backend) -> None:
+        """Where something is, it is refused: the other bytes stay, the upload is over and its id is free."""
+        taken = possible_names(1)[: 1 if backend.properties.renames_uploads else 2]
+        for name in taken:
+            assert await backend.put_new(name, b"first")
+        for size in (1, self.SEVERAL_PARTS_BYTES):
+            upload = await backend.open_upload(UPLOAD_ID)
+            await write_pieces(upload, b"x" * size, MIB)
+            assert not await upload.commit(KEY)
+            assert [await read_all(backend, name) for name in taken] == [b"first"] * len(taken)
+            assert await found_keys(backend, "") == sorted(taken)
+
     async def test_a_commit_to_a_bad_key_ends_the_upload(self, backend: Backend) -> None:
         """It is refused, and the upload is over as after any failed commit: nothing is left, the id is free."""
         for size in (1, self.SEVERAL_PARTS_BYTES):

@@ -171,6 +171,45 @@ class UploadTests(IndexTests):
         doomed = {name for trash in await scene.trash() for name in trash.names}
         assert not doomed.intersection(blob.names), again
 
+    async def test_a_late_session_with_other_bytes_takes_no_name_of_the_blob(self, scene: Scene) -> None:
+        """Two sessions of one upload: the one that comes second is fenced, and only its own name is trash. The first one's was
+        announced when the upload began."""
+        intent = await scene.start(ALPHA, DIGEST)
+        assert (await scene.commit(intent, DATA)).outcome is CommitOutcome.STORED
+        assert (await scene.commit(intent, b"other")).outcome is CommitOutcome.INTERRUPTED
+        (trash,) = await scene.trash()
+        assert set(trash.names) == {upload_key(intent.generation), blob_key(Digest.of(b"other"), intent.generation)}
+        assert trash.state is TrashState.RETIRING
+
+    async def test_what_a_late_session_left_waits_with_a_condemned_blob(self, scene: Scene) -> None:
+        """They share a generation, and so a row of the trash; whoever revives the blob asks for a listing that finds the rest."""
+        intent = await scene.start(ALPHA)
+        await scene.commit(intent, DATA)
+        scene.lapse()
+        await scene.condemn(DIGEST)
+        assert (await scene.commit(intent, b"other")).outcome is CommitOutcome.INTERRUPTED
+        (trash,) = await scene.trash()
+        others = [upload_key(intent.generation), blob_key(Digest.of(b"other"), intent.generation)]
+        assert (trash.state, trash.digest) == (TrashState.WAITING, DIGEST)
+        assert trash.names == (blob_key(DIGEST, intent.generation), *others)
+        await scene.index.note_orphan_scan(is_due=False)
+        await scene.push(DATA, ALPHA)
+        assert await scene.state_of(DIGEST) is BlobState.PRESENT
+        assert (await scene.index.guards()).is_orphan_scan_due
+
+    async def test_a_blob_may_be_condemned_while_what_a_late_session_left_goes(self, scene: Scene) -> None:
+        """The names stay in the row until all of them are gone."""
+        intent = await scene.start(ALPHA)
+        await scene.commit(intent, DATA)
+        await scene.commit(intent, b"other")
+        before = await scene.trash()
+        scene.lapse()
+        await scene.condemn(DIGEST)
+        assert await scene.index.forget_trash(before) == []
+        (trash,) = await scene.trash()
+        assert (trash.state, trash.digest) == (TrashState.WAITING, DIGEST)
+        assert set(trash.names) == {*before[0].names, blob_key(DIGEST, intent.generation)}
+
     async def test_cancel_gives_names_to_the_trash(self, scene: Scene) -> None:
         """A cancelled upload's names, and those it may have published under, may be deleted at once."""
         intent = await scene.start()

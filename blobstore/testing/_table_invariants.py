@@ -12,8 +12,8 @@ from blobstore.index._records import EDGE_MANIFEST, EDGE_SELF, u32, u64
 from blobstore.index._tables import Table, Transaction
 
 _DIGEST = 32
-_NEVER_MINTED = bytes(16)
-"""The generation of a blob that a rebuild found lost: nothing lies under it."""
+_NO_EPOCH = bytes(8)
+"""Of the generation of a blob that a rebuild found lost: nothing lies under it."""
 _UNRECORDED = 1 << 63
 
 
@@ -41,7 +41,7 @@ def _blobs(tx: Transaction) -> Iterator[str]:
     for raw, value in _rows(tx, Table.BLOBS):
         row = records.BLOB.decode(value)
         aliases.update(row.aliases)
-        if row.generation != _NEVER_MINTED and seen.setdefault(row.generation, raw) != raw:
+        if seen.setdefault(row.generation, raw) != raw:
             yield f"I7: generation {row.generation.hex()} belongs to two blobs"
         if not state.has_edge(tx, raw) and not state.holds(tx, raw):
             yield f"blob {raw.hex()} has neither edge nor hold"
@@ -49,8 +49,9 @@ def _blobs(tx: Transaction) -> Iterator[str]:
         if row.state == records.STATE_CONDEMNED:
             if trash is None or trash.state != records.TRASH_WAITING or trash.digest != raw:
                 yield f"condemned blob {raw.hex()} has no trash row that waits"
-        elif trash is not None:
-            yield f"I7: blob {raw.hex()} lives, but its generation {row.generation.hex()} is in the trash"
+        elif trash is not None and not set(trash.names).isdisjoint(state.blob_value(raw, row).names):
+            # What another session of its upload had left may be there, under the same generation.
+            yield f"I7: blob {raw.hex()} lives, but its name of generation {row.generation.hex()} is in the trash"
     yield from _mirror(tx, Table.ALIASES, aliases)
 
 
@@ -155,7 +156,7 @@ def _epochs(tx: Transaction) -> Iterator[str]:
         stored = tx.get(Table.EPOCHS, generation[:8])
         counter = records.from_u64(generation[8:])
         is_minted = stored is not None and counter <= records.from_u64(stored)
-        if generation != _NEVER_MINTED and counter < _UNRECORDED and not is_minted:
+        if generation[:8] != _NO_EPOCH and counter < _UNRECORDED and not is_minted:
             yield f"I7: generation {generation.hex()} is in use, but no epoch minted it"
 
 

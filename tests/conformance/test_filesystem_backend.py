@@ -19,6 +19,18 @@ class TestFilesystemBackend(BackendSuite):
     def make_backend(self, directory: Path) -> Backend:
         return FilesystemBackend(str(directory / "store"))
 
+    async def test_a_root_that_can_not_be_looked_at_is_not_called_a_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever is told that a store is none may make a new one elsewhere."""
+        place = tmp_path / "store"
+        place.mkdir()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "stat", _failing(errno.EIO))
+            with pytest.raises(StorageFailed):
+                await FilesystemBackend(str(place)).open()
+        await FilesystemBackend(str(place)).open()
+
     @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
     @pytest.mark.parametrize("call", ["fsync", "rename"])
     async def test_a_put_that_fails_leaves_the_old_value(
@@ -97,3 +109,20 @@ def _failing(code: int):
         raise OSError(code, os.strerror(code))
 
     return fail
+
+
+async def test_what_was_published_before_its_process_died_is_not_written_to(tmp_path: Path) -> None:
+    """Its staged name is a second name of the blob: who resumes the upload starts anew."""
+    backend = FilesystemBackend(str(tmp_path / "store"))
+    await backend.open()
+    await backend.prepare()
+    upload = await backend.open_upload("0" * 32)
+    await upload.write(b"whole")
+    await upload.aclose()
+    staged = backend.path_of("uploads/" + "0" * 32)
+    os.link(staged, backend.path_of(KEY))
+    with pytest.raises(KeyUnknown):
+        await backend.open_upload("0" * 32, resume=True)
+    assert await read_all(backend, KEY) == b"whole"
+    assert not Path(staged).exists()
+    await backend.aclose()

@@ -19,13 +19,21 @@ from tests.faults.points import Point, Result
 from tests.faults.shim import compile_shim
 
 ROOT = Path(__file__).parents[2]
+SEED = int(os.environ.get("FAULTS_SEED", "20261121"))
+"""Of what the short forms pick."""
+_PREFIX = "blobstore-faults-"
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """A directory, in memory where there is room: the kernel's own disk is not what is tested here."""
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    base = Path(tempfile.mkdtemp(prefix="blobstore-faults-", dir=parent)).resolve()
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
+    for left in Path(parent).glob(f"{_PREFIX}*"):
+        maker = left.name.removeprefix(_PREFIX).partition("-")[0]
+        if maker.isdigit() and not Path("/proc", maker).exists():
+            # It was killed.
+            shutil.rmtree(left, ignore_errors=True)
+    base = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent)).resolve()
     try:
         yield base
     finally:
@@ -39,8 +47,18 @@ class Crew:
         self.library = compile_shim(base)
         command = [*prefix, sys.executable, "-m", "tests.faults.worker", str(base), str(self.library)]
         self._size = size or os.cpu_count() or 1
+        # Sets are in the same order in each; and a Ctrl-C is not for them: they end when their input does.
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}
         self._processes = [
-            subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
             for _ in range(self._size)
         ]
         self._idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()

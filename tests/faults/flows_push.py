@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from blobstore.digest import Algorithm, Digest
-from blobstore.errors import BlobUnknown, ManifestUnknown, RepositoryUnknown, TagUnknown, UploadUnknown
+from blobstore.errors import (
+    BlobUnknown,
+    ManifestUnknown,
+    RepositoryUnknown,
+    TagUnknown,
+    UploadInterrupted,
+    UploadUnknown,
+)
 from blobstore.testing.fakes import image, image_index
 from tests.faults.flows import KEPT, KEPT_INDEX, KEPT_LAYER, Flow, add
 from tests.faults.stage import BEYOND_EACH_GRACE_MS, UNTAGGED_GO, Stage
@@ -51,8 +58,8 @@ async def _resume(stage: Stage) -> None:
             async with repository.resume_upload(str(parked[0].upload)) as upload:
                 await upload.write(LARGE[upload.offset :])
                 await upload.commit(Digest.of(LARGE))
-        except UploadUnknown:
-            # Its bytes were published and not committed, and nobody was told: the intent will expire, the client starts anew.
+        except (UploadUnknown, UploadInterrupted):
+            # Its bytes were published and not committed, and nobody was told: the client starts anew.
             parked = []
     if not parked:
         await _upload_large(stage)

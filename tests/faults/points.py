@@ -9,14 +9,23 @@ import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blobstore.errors import ArchiveInvalid, BlobstoreError, IndexPoisoned, StorageFailed, StoreFrozen, StoreUnknown
+from blobstore.errors import ArchiveInvalid, BlobstoreError, IndexPoisoned, StorageFailed
 from blobstore.testing.fakes import START_MS
 from blobstore.testing.invariants import find_broken, find_garbage
 from tests.faults import flows_push, flows_whole
 from tests.faults.children import Tell, in_child
-from tests.faults.flows import FLOWS, REFERENCES, Flow, push_what_must_stay
+from tests.faults.flows import FLOWS, Flow, push_what_must_stay
+from tests.faults.judge import collect, do_again, judge
 from tests.faults.shim import FAULTS, NO_FAULT, Board, Call, Fault
-from tests.faults.stage import BEYOND_EACH_GRACE_MS, UNTAGGED_GO, Stage, View, clear, copy_stage, look, unreadable
+from tests.faults.stage import (
+    Contents,
+    Stage,
+    contents,
+    fingerprint,
+    look,
+    restage,
+)
+from tests.faults.without_threads import do_at_once, draw_the_same
 
 assert flows_push, flows_whole  # they fill FLOWS
 
@@ -25,20 +34,23 @@ _WRITES = ("write", "pwrite64", "writev", "pwritev")
 
 
 class Point(NamedTuple):
-    """The call number `at`, counted from 1 among those that the fault can hit."""
+    """The call number `at`, counted from 1 among those that the fault can hit; or among those of one name, on paths that hold
+    `part`, which says the same call when the engine has changed elsewhere."""
 
     flow: str
     fault: str
     at: int
+    call: str = ""
+    part: str = ""
 
     def __str__(self) -> str:
-        return f"{self.flow}:{self.fault}:{self.at}"
+        return ":".join(map(str, self)).rstrip(":")
 
     @classmethod
     def parse(cls, text: str) -> Point:
         """The point that `str` named."""
-        flow, fault, at = text.split(":")
-        return cls(flow, fault, int(at))
+        flow, fault, at, *narrowed = text.split(":")
+        return cls(flow, fault, int(at), *narrowed)
 
 
 class Result(NamedTuple):
@@ -57,6 +69,10 @@ class Workshop:
         self._templates, self._library = base / "templates", library
         self._root = base / f"stage-{os.getpid()}"
         self._board = Board()
+        self._root.mkdir()
+        self._staged, self._template = "", Contents()
+        self._lies_there: Contents | None = None
+        self._whole: set[str] = set()
 
     # What a flow should do
 
@@ -65,9 +81,9 @@ class Workshop:
         hit."""
         flow, template = FLOWS[name], self._templates / name
         template.mkdir(parents=True)
-        now_ms = _said(in_child(lambda tell: _prepare(flow, template, tell)))["now_ms"]
+        now_ms = _said(in_child(lambda tell: _prepare(flow, template / "stage", tell)))["now_ms"]
         expected: dict[str, Any] = {"now_ms": now_ms}
-        self._restage(template)
+        self._restage(name)
         if not flow.creates:
             expected["before"] = _said(in_child(lambda tell: self._see(now_ms, tell)))["view"]
         counts = {fault: self._count(flow, now_ms, FAULTS[fault]) for fault in FAULTS}
@@ -76,9 +92,9 @@ class Workshop:
         return counts
 
     def _count(self, flow: Flow, now_ms: int, fault: Fault) -> int:
-        self._restage(self._templates / flow.name)
+        self._restage(flow.name)
         self._board.prepare(self._root, fault)
-        _said(in_child(lambda tell: self._act(flow, now_ms, tell)))
+        _said(in_child(lambda tell: self._act(flow, now_ms, tell, has_threads=fault.has_threads)))
         return self._board.counted
 
     async def _see(self, now_ms: int, tell: Tell) -> None:
@@ -92,11 +108,11 @@ class Workshop:
         async with stage.opened() as store:
             assert await find_broken(store) == []
             tell(after=await look(store, now_ms))
-        tell(again=await _do_again(stage, flow, has_happened=True))
-        collections, final = 2, await _collect(stage, 2)
+        tell(again=await do_again(stage, flow, has_happened=True))
+        collections, final = 2, await collect(stage, 2)
         while await find_garbage(stage.store):
             # The flow itself left an image without a tag: that is let go of record by record before it is garbage.
-            collections, final = collections + 1, await _collect(stage, 1)
+            collections, final = collections + 1, await collect(stage, 1)
         tell(collections=collections, final=final)
         await stage.close()
 
@@ -107,7 +123,7 @@ class Workshop:
 
     def run_unwatched(self, name: str) -> Path:
         """A flow without the shim, for another tracer, between calls that ask for `--begin--` and `--end--`; its root."""
-        self._restage(self._templates / name)
+        self._restage(name)
         now_ms = self._expected(name)["now_ms"]
 
         async def act(tell: Tell) -> None:
@@ -129,10 +145,10 @@ class Workshop:
     def attempt(self, point: Point) -> Result:
         """Try a point, then look at what it left in a new process."""
         flow, expected = FLOWS[point.flow], self._expected(point.flow)
-        self._restage(self._templates / flow.name)
+        self._restage(flow.name)
         fault = FAULTS[point.fault]
-        self._board.prepare(self._root, fault, point.at)
-        tried = in_child(lambda tell: self._act(flow, expected["now_ms"], tell))
+        self._board.prepare(self._root, fault, point.at, point.call, point.part)
+        tried = in_child(lambda tell: self._act(flow, expected["now_ms"], tell, has_threads=fault.has_threads))
         hit = self._board.hit
         problems = list(tried.said.get("problems", []))
         if "crash" in tried.said:
@@ -143,20 +159,32 @@ class Workshop:
             problems.append(f"the process died of signal {os.WTERMSIG(tried.status)}")
         problems += _synced_again(self._board.calls())
         is_done = bool(tried.said.get("done"))
-        judged = in_child(
-            lambda tell: _judge(Stage(self._root, expected["now_ms"], is_hurried=True), flow, expected, is_done, tell)
-        )
-        problems += judged.said.get("problems", [])
+        problems += self._judge(flow, expected, is_done=is_done)
+        named = f"{hit.name} {hit.path.removeprefix(str(self._root))}" if hit is not None else ""
+        return Result(str(point), named, tried.said.get("error", ""), problems)
+
+    def _judge(self, flow: Flow, expected: dict[str, Any], *, is_done: bool) -> list[str]:
+        """What is wrong with what lies there now. Many faults leave the same; what is whole is looked at once."""
+        self._lies_there = contents(self._root)
+        left = f"{flow.name} {is_done} {fingerprint(self._lies_there)}"
+        if left in self._whole:
+            return []
+        self._lies_there = None
+        judged = in_child(lambda tell: judge(Stage(self._root, expected["now_ms"]), flow, expected, is_done, tell))
+        problems = list(judged.said.get("problems", []))
         if "crash" in judged.said:
             problems.append("after it: " + judged.said["crash"])
         elif not judged.said.get("judged"):
             problems.append(f"the process that looked at it died: {judged.status}")
-        clear(self._root)
-        named = f"{hit.name} {hit.path.removeprefix(str(self._root))}" if hit is not None else ""
-        return Result(str(point), named, tried.said.get("error", ""), problems)
+        if not problems:
+            self._whole.add(left)
+        return problems
 
-    async def _act(self, flow: Flow, now_ms: int, tell: Tell) -> None:
+    async def _act(self, flow: Flow, now_ms: int, tell: Tell, *, has_threads: bool = False) -> None:
         """The flow, from an open store to a closed one, under the fault that the board holds."""
+        draw_the_same("the flow")
+        if not has_threads:
+            do_at_once()
         self._board.install(self._library)
         stage, problems = Stage(self._root, now_ms), list[str]()
         if not flow.opens:
@@ -194,7 +222,7 @@ class Workshop:
         named = [
             call.name
             for call in self._board.calls()
-            if os.path.dirname(call.path) == hit.path and call.name in {"linkat", "rename", "unlink"}
+            if os.path.dirname(call.path) == hit.path and call.name in {"link", "linkat", "rename", "unlink"}
         ]
         if named and named[-1] == "unlink":
             # The cleaner's, behind the answer: it deletes what turned out not to be needed.
@@ -216,9 +244,15 @@ class Workshop:
     def _expected(self, name: str) -> dict[str, Any]:
         return json.loads((self._templates / name / "expected.json").read_text())
 
-    def _restage(self, template: Path) -> None:
-        clear(self._root)
-        copy_stage(str(template), str(self._root))
+    def _restage(self, name: str) -> None:
+        """The stage as it is before a flow."""
+        if name != self._staged:
+            template = contents(self._templates / name / "stage")
+            # A store that misses its ballast takes it again.
+            self._template = {path: data for path, data in template.items() if not path.endswith("/ballast")}
+            self._staged = name
+        restage(self._root, contents(self._root) if self._lies_there is None else self._lies_there, self._template)
+        self._lies_there = None
 
 
 def _said(told: Any) -> dict[str, Any]:
@@ -229,6 +263,9 @@ def _said(told: Any) -> dict[str, Any]:
 
 
 async def _prepare(flow: Flow, template: Path, tell: Tell) -> None:
+    do_at_once()
+    draw_the_same("what is there before")
+    template.mkdir()
     stage = Stage(template, START_MS)
     if not flow.creates:
         await stage.open(create=True)
@@ -272,92 +309,3 @@ def _synced_again(calls: list[Call]) -> list[str]:
                 if later.descriptor == call.descriptor and later.name in _SYNCS:
                     return [f"{call.path} was synced again after a sync of it had failed"]
     return []
-
-
-# In a new process
-
-
-async def _judge(stage: Stage, flow: Flow, expected: dict[str, Any], is_done: bool, tell: Tell) -> None:
-    problems: list[str] = []
-    has_happened = is_done
-    if await _opens(stage, flow, is_done=is_done):
-        problems += [f"left broken: {each}" for each in await find_broken(stage.store)]
-        view = await look(stage.store, stage.clock.now_ms())
-        has_happened = view == expected["after"]
-        problems += _unexpected(view, flow, expected, is_done=is_done)
-        await stage.close()
-    again = await _do_again(stage, flow, has_happened=has_happened)
-    if again not in (expected["after"], expected["again"]):
-        problems.append(f"done again it has not the same effect: {_difference(expected['after'], again)}")
-    final = await _collect(stage, expected["collections"] + (flow.is_finished_by_a_collection and not is_done))
-    problems += [f"garbage: {each}" for each in await find_garbage(stage.store)]
-    if final != expected["final"]:
-        problems.append(f"after two collections something else is left: {_difference(expected['final'], final)}")
-    await stage.close()
-    tell(problems=problems, judged=True)
-
-
-async def _opens(stage: Stage, flow: Flow, *, is_done: bool) -> bool:
-    """Whether the store opens; only one that is being made or rebuilt may refuse."""
-    try:
-        await stage.open()
-    except StoreUnknown:
-        if not flow.creates or is_done:
-            raise
-        return False
-    except StoreFrozen:
-        if flow.name != "rebuild" or is_done:
-            raise
-        return False
-    return True
-
-
-async def _do_again(stage: Stage, flow: Flow, *, has_happened: bool) -> View:
-    """The view after the flow was simply repeated; leaves the store open."""
-    if not flow.opens:
-        await stage.open()
-    try:
-        await flow.act(stage)
-    except flow.already:
-        assert has_happened, "it says that it had happened already, and it had not"
-    if not stage.is_open:
-        await stage.open()
-    problems = await find_broken(stage.store)
-    assert problems == [], problems
-    return await look(stage.store, stage.clock.now_ms())
-
-
-async def _collect(stage: Stage, times: int) -> View:
-    """The view after as many collections beyond each grace as it takes where nothing failed; all that is left can be read."""
-    assert (await stage.store.index.guards()).frozen is None
-    for _ in range(times):
-        stage.clock.advance(BEYOND_EACH_GRACE_MS)
-        await stage.bench.collector(UNTAGGED_GO).run()
-    problems = [*await find_broken(stage.store), *await unreadable(stage.store)]
-    assert problems == [], problems
-    return await look(stage.store, stage.clock.now_ms())
-
-
-def _unexpected(view: View, flow: Flow, expected: dict[str, Any], *, is_done: bool) -> list[str]:
-    before, after = expected.get("before") or {section: [] for section in view}, expected["after"]
-    if view == after:
-        return []
-    if is_done:
-        return [f"success was answered, and it is not there: {_difference(after, view)}"]
-    if flow.is_one_step:
-        return [] if view == before else [f"half of it happened: {_difference(before, view)}"]
-    return [
-        f"{section} are neither as before nor as after nor between: {_difference(before, view)}"
-        for section in REFERENCES
-        if not set(before[section]) & set(after[section])
-        <= set(view[section])
-        <= set(before[section]) | set(after[section])
-    ]
-
-
-def _difference(wanted: View, found: View) -> str:
-    lines = []
-    for section in wanted:
-        lines += [f"-{section} {each}" for each in wanted[section] if each not in found[section]]
-        lines += [f"+{section} {each}" for each in found[section] if each not in wanted[section]]
-    return "; ".join(lines) or "nothing"

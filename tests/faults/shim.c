@@ -40,7 +40,7 @@ struct call {
 struct board {
     int32_t is_armed, fault, error, at, only;
     int32_t counted, hits, logged;
-    char root[PATH_BYTES];
+    char root[PATH_BYTES], part[PATH_BYTES];
     struct call calls[CALLS_MAX];
 };
 
@@ -164,8 +164,8 @@ static int takes_space(int number, const long long *a) {
     return 0;
 }
 
-static int is_eligible(int number, const long long *a) {
-    if (board->only && number != board->only)
+static int is_eligible(int number, const long long *a, const char *path) {
+    if ((board->only && number != board->only) || !strstr(path, board->part))
         return 0;
     switch (board->fault) {
     case SPACE_ERROR:
@@ -199,7 +199,7 @@ static long judge(int number, const long long *a) {
     char path[PATH_BYTES];
     if (!board->is_armed || !concerns_us(number, a, path))
         return carry_out(number, a);
-    int turn = is_eligible(number, a) ? __atomic_add_fetch(&board->counted, 1, __ATOMIC_SEQ_CST) : 0;
+    int turn = is_eligible(number, a, path) ? __atomic_add_fetch(&board->counted, 1, __ATOMIC_SEQ_CST) : 0;
     int is_hit = turn && board->fault != NOTHING && turn == board->at;
     int slot = __atomic_fetch_add(&board->logged, 1, __ATOMIC_SEQ_CST);
     struct call unseen, *call = slot < CALLS_MAX ? &board->calls[slot] : &unseen;

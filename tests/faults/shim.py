@@ -38,15 +38,20 @@ class Hits(enum.IntEnum):
 
 
 class Fault(NamedTuple):
-    """What happens to a call: it fails with an error, moves only half, or is not made since the process is killed before."""
+    """What happens to a call: it fails with an error, moves only half, or is not made since the process is killed before.
+
+    Where the flow `has_threads`, as it has in life, other calls are under way meanwhile; where it has none, the n-th call is the
+    same each time.
+    """
 
     hits: Hits
     error: int = 0
+    has_threads: bool = False
 
 
 NO_FAULT = Fault(Hits.NONE)
 FAULTS = {
-    "EIO": Fault(Hits.ANY, errno.EIO),
+    "EIO": Fault(Hits.ANY, errno.EIO, has_threads=True),
     "EINTR": Fault(Hits.ANY, errno.EINTR),
     "ENOSPC": Fault(Hits.TAKES_SPACE, errno.ENOSPC),
     "EDQUOT": Fault(Hits.TAKES_SPACE, errno.EDQUOT),
@@ -87,6 +92,7 @@ class _Layout(ctypes.Structure):
         ("hits", ctypes.c_int32),
         ("logged", ctypes.c_int32),
         ("root", ctypes.c_char * _PATH_BYTES),
+        ("part", ctypes.c_char * _PATH_BYTES),
         ("calls", _Call * _CALLS_MAX),
     )
 
@@ -105,12 +111,12 @@ class Board:
                 self._memory = mmap.mmap(file.fileno(), size)
         self._layout = _Layout.from_buffer(self._memory)
 
-    def prepare(self, root: Path, fault: Fault = NO_FAULT, at: int = 0, only: str = "") -> None:
+    def prepare(self, root: Path, fault: Fault = NO_FAULT, at: int = 0, only: str = "", part: str = "") -> None:
         """Forget what was, and order `fault` for the call number `at` on `root` of those it can hit; `only` narrows them to
-        one name."""
+        one name, `part` to paths that hold it."""
         layout = self._layout
         layout.is_armed = layout.counted = layout.hits = layout.logged = 0
-        layout.root = str(root).encode()
+        layout.root, layout.part = str(root).encode(), part.encode()
         layout.fault, layout.error, layout.at = fault.hits, fault.error, at
         layout.only = next((number for number, name in NAMES.items() if name == only), 0)
 

@@ -3,60 +3,66 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 from blobstore.abc.paging import every
 from blobstore.abc.records import BlobState
 from blobstore.backends import _file_backend
 from blobstore.backends.filesystem import FilesystemBackend
+from blobstore.backends.memory import MemoryBackend
 from blobstore.digest import Digest
 from blobstore.gc import GcPolicy
 from blobstore.index.lmdb import LmdbIndex
+from blobstore.index.memory import MemoryIndex
 from blobstore.names import RepositoryName
-from blobstore.pool import WorkerPool
 from blobstore.promises import HoldTerms
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
-from tests.gc.scene import DAY_MS, Bench
+from blobstore.testing.invariants import find_broken
+from tests.gc.scene import AT_ONCE, DAY_MS, Bench
 
 REPOSITORIES = ("app", "other", "new")
 BEYOND_EACH_GRACE_MS = 8 * DAY_MS
 """Longer than a hold lasts while bytes keep arriving, than uploads may idle, and than the quarantine."""
 UNTAGGED_GO = GcPolicy(delete_untagged=True)
+ONLY_ON_REQUEST = GcPolicy(delete_untagged=True, orphan_scan_every_s=10 * 365 * 86400)
+"""Lists the backend only if a crash asked for it: the listing once a week would hide what nobody asked for."""
 
 View = dict[str, list[str]]
 """What can be seen of a store, a sorted list of texts for each kind of thing."""
 
+Contents = dict[str, bytes | None]
+"""The bytes of each file by its path from the stage, None for a directory; parents first."""
+
 # So that an upload of few bytes also asks for writeback.
 _file_backend._WRITEBACK_BYTES = 256 * 1024
+_BALLAST_BYTES = 64 * 1024
+# Also where the engine makes the index itself, for a rebuild: there is enough to copy as it is.
+assert LmdbIndex.__init__.__kwdefaults__ is not None
+LmdbIndex.__init__.__kwdefaults__["ballast_bytes"] = _BALLAST_BYTES
 
 
-class _NoThreads(WorkerPool):
-    """Does all work where it is asked for: looking at a store is three times as fast so."""
-
-    async def run(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        return work(*args, **kwargs)
-
-    finish = run
-
-    async def obtain(self, work: Callable[[], Any], release: Callable[[Any], object]) -> Any:
-        del release
-        return work()
-
-    def start(self, work: Callable[[], None]) -> None:
-        work()
+async def warm_up() -> None:
+    """Use what is made at first use, so that it is there in every child."""
+    clock = FakeClock()
+    store = Store(MemoryBackend(), MemoryIndex(), clock=clock)
+    await store.open(create=True)
+    bench = Bench(store, clock)
+    await bench.push_image(b"{}", [b"a layer"], "tag")
+    await bench.push_blob(b"garbage")
+    await bench.collector(AT_ONCE).run()
+    assert await find_broken(store) == []
+    await store.aclose()
 
 
 class Stage:
-    """A directory with a store in it, or without one yet, and beside it the sources of imports; `now_ms` is its time. With
-    `is_hurried`, files are read and written without threads."""
+    """A directory with a store in it, or without one yet, and beside it the sources of imports; `now_ms` is its time."""
 
-    def __init__(self, root: Path, now_ms: int, *, is_hurried: bool = False) -> None:
-        self.root, self._is_hurried = root, is_hurried
+    def __init__(self, root: Path, now_ms: int) -> None:
+        self.root = root
         self.clock = FakeClock(now_ms)
         self._bench: Bench | None = None
 
@@ -88,10 +94,8 @@ class Stage:
 
     async def open(self, *, create: bool = False) -> None:
         """Open the store as a new process does."""
-        index = LmdbIndex(str(self.place / "index"), ballast_bytes=65536)
+        index = LmdbIndex(str(self.place / "index"))
         backend = FilesystemBackend(str(self.place))
-        if self._is_hurried:
-            backend._pool = _NoThreads("files", 1)
         store = Store(backend, index, clock=self.clock)
         await store.open(create=create)
         self._bench = Bench(store, self.clock)
@@ -112,20 +116,53 @@ class Stage:
             await self.close()
 
 
-def copy_stage(template: str, root: str) -> None:
-    """A stage as a template has it. The ballast is left out: the store takes it again."""
-    os.mkdir(root)
-    for entry in os.scandir(template):
-        if entry.is_dir():
-            copy_stage(entry.path, f"{root}/{entry.name}")
-        elif entry.name != "ballast":
-            shutil.copyfile(entry.path, f"{root}/{entry.name}")
+def contents(root: Path) -> Contents:
+    """What lies in a stage now; of the ballast, which is zeros, only the size."""
+    found: Contents = {}
+    _read_all(str(root), "", found)
+    return found
 
 
-def clear(root: Path) -> None:
-    """Remove a stage."""
-    shutil.rmtree(root, ignore_errors=True)
-    assert not os.path.exists(root), root
+def _read_all(root: str, directory: str, found: Contents) -> None:
+    with os.scandir(root + directory) as entries:
+        for entry in sorted(entries, key=lambda each: each.name):
+            path = f"{directory}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                found[path] = None
+                _read_all(root, path, found)
+            elif entry.name == "ballast":
+                found[path] = b"%d" % entry.stat().st_size
+            else:
+                with open(entry.path, "rb", buffering=0) as file:
+                    found[path] = file.read()
+
+
+def restage(root: Path, found: Contents, wanted: Contents) -> None:
+    """Make a stage that has what was found as it was before; only what differs is touched."""
+    for path in list(reversed(found)):
+        if path not in wanted or found[path] != wanted[path]:
+            # Files that differ go too, as they may have a second name.
+            (os.rmdir if found[path] is None else os.unlink)(f"{root}{path}")
+            del found[path]
+    for path, data in wanted.items():
+        if path in found:
+            continue
+        if data is None:
+            os.mkdir(f"{root}{path}")
+        else:
+            with open(f"{root}{path}", "xb", buffering=0) as file:
+                file.write(data)
+
+
+def fingerprint(found: Contents) -> str:
+    """A hash of all; without LMDB's reader table, which names the process that had it open."""
+    hashed = hashlib.sha256()
+    for path, data in found.items():
+        hashed.update(f"{path}\0".encode())
+        if data is not None and not path.endswith("/lock.mdb"):
+            hashed.update(b"%d\0" % len(data))
+            hashed.update(data)
+    return hashed.hexdigest()
 
 
 async def look(store: Store, now_ms: int) -> View:

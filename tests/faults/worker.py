@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import sys
 import traceback
@@ -12,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.points import Point, Workshop
+from tests.faults.stage import warm_up
 
 
 def main() -> None:
     """Carry out orders until the input ends."""
+    asyncio.run(warm_up())
+    gc.freeze()
     workshop = Workshop(Path(sys.argv[1]), Path(sys.argv[2]))
     for line in sys.stdin:
         try:

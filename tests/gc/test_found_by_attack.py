@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from blobstore.abc.records import ManifestPut
 from blobstore.app import make_collector
 from blobstore.descriptor import Descriptor
 from blobstore.digest import Digest
-from blobstore.errors import FormatUnsupported, ManifestBlobUnknown, ManifestInvalid
+from blobstore.errors import FormatUnsupported, ManifestBlobUnknown, ManifestInvalid, StorageFull
 from blobstore.gc import GcPolicy
 from blobstore.gc.plan import decode_plan, encode_plan
+from blobstore.layout import BLOBS_PREFIX, JOURNAL_PREFIX
 from blobstore.manifest import OCI_MANIFEST
 from blobstore.names import RepositoryName
 from blobstore.testing.fakes import image, image_index, layer
@@ -55,6 +59,28 @@ async def test_a_child_named_twice_is_needed_in_the_stricter_way(bench: Bench) -
     as_manifest = Descriptor(OCI_MANIFEST, child.digest, child.size_bytes)
     await bench.push(image_index([as_layer, as_manifest]), "multi")
     assert (await bench.collect()).freed_blobs == 0
+
+
+async def test_a_child_that_goes_while_it_is_read_back_is_missing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record was dropped, and its bytes are collected before the put has read them: the answer names what to push."""
+    child = await bench.push_image(b"config", [b"layer"])
+    await bench.collect(GcPolicy(grace_s=0, quarantine_s=HOUR_MS // 1000, delete_untagged=True))
+    put = bench.store.index.put_manifest
+
+    async def put_then_collect(*given: Any) -> ManifestPut:
+        result = await put(*given)
+        if result.needed:
+            bench.clock.advance(HOUR_MS)
+            await bench.collect()
+        return result
+
+    monkeypatch.setattr(bench.store.index, "put_manifest", put_then_collect)
+    error = await bench.fails(bench.push(image_index([child])))
+    assert isinstance(error, ManifestBlobUnknown)
+    assert error.missing == (child.digest,)
+    await bench.check()
 
 
 async def test_a_layer_that_is_a_manifests_digest_keeps_the_bytes_not_the_record(bench: Bench) -> None:
@@ -160,3 +186,21 @@ async def test_a_removal_that_was_killed_is_finished_and_dry_runs_stay_exact(ben
     assert (await bench.collect()).freed_blobs == 1
     assert (await bench.collect()).freed_blobs == 3
     assert await find_garbage(bench.store) == []
+
+
+async def test_a_full_disk_is_collected_although_nothing_can_be_journaled(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal says what was freed as soon as that has made room."""
+    await bench.push_blob(b"garbage")
+    backend = bench.store.backend
+    put_new = backend.put_new
+
+    async def put_where_there_is_room(key: str, data: bytes) -> bool:
+        if any([True async for _ in backend.list(BLOBS_PREFIX)]):
+            raise StorageFull("no space left")
+        return await put_new(key, data)
+
+    monkeypatch.setattr(backend, "put_new", put_where_there_is_room)
+    assert (await bench.collect(AT_ONCE)).freed_blobs == 1
+    assert [True async for _ in backend.list(JOURNAL_PREFIX)]

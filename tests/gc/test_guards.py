@@ -60,6 +60,23 @@ async def test_undo_of_an_image_index_puts_children_back_first(bench: Bench) -> 
     await bench.check()
 
 
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_undo_of_what_rotted_says_so_and_brings_back_the_others(bench: Bench, *, is_gone: bool) -> None:
+    """One damaged manifest is no reason to lose the others."""
+    for name in ("one", "two"):
+        await bench.push_image(name.encode(), [b"layer"], name)
+        await bench.store.repository("app").untag(name)
+    report = await bench.collect(GcPolicy(grace_s=0, delete_untagged=True))
+    rotten, sound = (each.key for each in await bench.store.index.list_dropped(report.plan.run))
+    blob = await bench.store.index.find_blob(rotten.digest)
+    assert blob is not None
+    await bench.store.backend.delete(blob.names)
+    if not is_gone:
+        await bench.store.backend.put(blob.names[0], b"{")
+    undone = await bench.collector().undo(report.plan.run)
+    assert (undone.manifests, undone.manifests_lost) == ((sound,), (rotten,))
+
+
 async def test_undo_after_the_quarantine_says_what_is_lost(bench: Bench) -> None:
     """What was freed can't come back, and undo says so."""
     await bench.push_image(b"config", [b"layer"], "one")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from blobstore.abc.paging import every
+from blobstore.abc.records import Slice, Trash
 from blobstore.digest import Digest
 from blobstore.errors import (
     BlobUnknown,
@@ -94,7 +96,14 @@ class Pusher:
         except (UploadUnknown, UploadInterrupted) as error:
             age_ms = self._now_ms() - left.at_ms
             if age_ms < RESUMABLE_MS and not await self._is_rebuilt_since(left.at_ms):
-                raise AssertionError(f"upload {upload_id} was left {age_ms} ms ago, and is gone") from error
+                trash = [each async for each in every(self._list_trash) if each.digest is None]
+                raise AssertionError(
+                    f"upload {upload_id} was left {age_ms} ms ago, at {left.at_ms}, and is gone; "
+                    f"{await self._store.index.guards()}; {trash}"
+                ) from error
+
+    async def _list_trash(self, after: bytes | None) -> Slice[Trash]:
+        return await self._store.index.list_due_trash(2**62, self._mix.terms, after, 1000)
 
     async def _is_rebuilt_since(self, at_ms: int) -> bool:
         """An index made anew knows no open uploads."""

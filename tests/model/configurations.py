@@ -88,8 +88,7 @@ SOUND: Sequence[Configuration] = (
 
 LARGE: Sequence[Configuration] = (
     *_all("collector", None, "COLLECTORS=2", "GENERATIONS=3", "REPOSITORIES=2 DAMAGES=1", "COLLECTORS=2 CRASHES=2"),
-    *_all("collector", None, "COLLECTORS=2 REPOSITORIES=2", "COLLECTORS=2 DAMAGES=1", "GENERATIONS=3 CRASHES=2"),
-    *_all("collector", None, "GENERATIONS=3 COLLECTORS=2", "GENERATIONS=3 COLLECTORS=2 PROMISE", "GENERATIONS=4"),
+    *_all("collector", None, "COLLECTORS=2 REPOSITORIES=2", "COLLECTORS=2 DAMAGES=1"),
     *_all("power", None, "CUTS=2", "CUTS=3"),
     *_all("family", None, "PUTS=12"),
 )

@@ -14,7 +14,6 @@ PROBLEMS_MAX = 20
 """The first is the one to look at; the others may follow from it."""
 
 NOT_OF_THE_PROTOCOL: Mapping[str, str] = {
-    "freeze": "only stops collectors",
     "note_clock": "only stops collectors",
     "note_orphan_scan": "only says that a listing is due",
     "ask_orphan_scan": "only says that a listing is due",

@@ -59,7 +59,7 @@ def condemn(world: World, given: Arguments, said: Any) -> Judged:
 
 
 def _wait(world: World, digest: str, row: BlobRow, not_before_ms: int, run: str) -> None:
-    world.state.trash[row.generation] = TrashRow(digest, WAITING, not_before_ms, list(row.names), run)
+    world.put_trash(row.generation, TrashRow(digest, WAITING, not_before_ms, list(row.names), run))
 
 
 def sweep_holds(world: World, given: Arguments, said: Any) -> Judged:
@@ -105,7 +105,7 @@ def _retire_one(world: World, generation: str, given: Arguments, retiring: list[
             return
         world.remove_blob(row.digest)
     row.state = RETIRING
-    world.retired.add(generation)
+    world.note_retired(generation)
     retiring.append(generation)
 
 
@@ -214,7 +214,8 @@ def restore_manifest(world: World, given: Arguments, said: Any) -> Judged:
 
 
 def _nowhere(digest: str) -> BlobRow:
-    return BlobRow(SUSPECT, "0-0", [f"blob {digest} 0-0"])
+    generation = f"0-{int(digest, 16):x}"
+    return BlobRow(SUSPECT, generation, [f"blob {digest} {generation}"])
 
 
 def restore_tag(world: World, given: Arguments, said: Any) -> Judged:

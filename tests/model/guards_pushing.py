@@ -46,9 +46,11 @@ def settle(world: World, given: Arguments) -> str:
         if names:
             world.trash(generation, [*intent["names"], *names], now_ms)
         return "interrupted"
-    if row is None or row.state == SUSPECT:
+    if row is None or row.state == SUSPECT or world.state.is_frozen:
         if not names:
             return "not published"
+        if row is not None and row.state == CONDEMNED:
+            world.revive(digest)
         del world.state.intents[intent["upload"]]
         world.install(digest, generation, names, now_ms)
         return "stored"
@@ -95,6 +97,13 @@ def expire_upload(world: World, given: Arguments, said: Any) -> Judged:
     if row is None or row.renewed_at_ms >= given["before_ms"]:
         return None, said
     return cancel_upload(world, {**given, "names": []}, said)
+
+
+def freeze(world: World, given: Arguments, said: Any) -> Judged:
+    """The index may be an older copy: of what it has, nobody knows whether it is still there."""
+    del given
+    world.state.is_frozen = True
+    return None, said
 
 
 def close_intent(world: World, given: Arguments, said: Any) -> Judged:
@@ -169,7 +178,7 @@ def unpin_blob(world: World, given: Arguments, said: Any) -> Judged:
 GUARDS = {
     guard.__name__: guard
     for guard in (
-        start_upload, renew_upload, commit_blob, cancel_upload, expire_upload, close_intent,
+        freeze, start_upload, renew_upload, commit_blob, cancel_upload, expire_upload, close_intent,
         touch_blob, mount_blob, delete_blob, pin_blob, unpin_blob,
     )
 }  # fmt: skip

@@ -20,6 +20,8 @@ _DIGEST_CHARS = 16
 
 def plain(value: Any) -> Any:
     """A value, whatever it is made of. Digests are cut to 64 bits."""
+    if value is None or type(value) in (int, bool):
+        return value
     if isinstance(value, Digest):
         kind = "" if value.algorithm is Algorithm.SHA256 else f"{value.algorithm.value}:"
         return kind + value.hex[:_DIGEST_CHARS]

@@ -81,6 +81,7 @@ class State(msgspec.Struct):
     hidden: dict[int, str] = {}
     next_repository: int = FIRST_REPOSITORY
     epochs: dict[str, int] = {}
+    is_frozen: bool = False
 
 
 def read_state(tx: Transaction) -> State:
@@ -93,6 +94,7 @@ def read_state(tx: Transaction) -> State:
         state.repositories[name.decode()] = RepositoryRow(repository.id, repository.since_ms, repository.until_ms)
     state.hidden = {records.from_u32(key): name.decode() for key, name in tx.scan(Table.REMOVALS, b"")}
     state.epochs = {f"{records.from_u64(key):x}": records.from_u64(value) for key, value in tx.scan(Table.EPOCHS, b"")}
+    state.is_frozen = tx.get(Table.META, records.META_FROZEN) is not None
     _read_blobs(tx, state)
     _read_uploads_and_trash(tx, state)
     _read_records(tx, state)

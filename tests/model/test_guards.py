@@ -93,8 +93,8 @@ async def test_the_workload_uses_every_verb(tmp_path: Path) -> None:
         trace = _trace(tmp_path / f"{seed}.trace")
         used |= {entry.verb for entry in trace}
         outcomes |= {entry.outcome["outcome"] for entry in trace if entry.verb == "put_manifest"}
-    # A checkpoint's intent and an orphan take a thousand journal objects, or a kill.
-    assert set(GUARDS) - REBUILDING - used <= {"close_intent", "trash_orphans"}
+    # A checkpoint's intent and an orphan take a thousand journal objects, or a kill; a frozen index, one that went back.
+    assert set(GUARDS) - REBUILDING - used <= {"close_intent", "trash_orphans", "freeze"}
     assert outcomes == {"stored", "duplicate", "revived", "not published", "interrupted"}
 
 
@@ -111,13 +111,13 @@ async def test_a_batch_that_was_run_again_counts_once(tmp_path: Path) -> None:
     store = _lmdb_store(tmp_path, clock, recorder)
     await store.open(create=True)
 
-    def freeze(tx: Any, why: str) -> None:
+    def note_clock(tx: Any, why: str) -> None:
         _state.make_repository(tx, why)
         raise _Refusal
 
     uploads = [UploadId.random() for _ in range(3)]
     start = [store.index.start_upload(upload, None, None, 0, "") for upload in uploads]
-    spoiler = store.index._write(freeze, "nothing of this stays")
+    spoiler = store.index._write(note_clock, "nothing of this stays")
     results = await asyncio.gather(start[0], spoiler, *start[1:], return_exceptions=True)
     assert isinstance(results[1], _Refusal)
     assert recorder.check() == []

@@ -10,6 +10,7 @@ from tests.model.state import (
     PRESENT,
     RETIRING,
     SUSPECT,
+    WAITING,
     BlobRow,
     HoldRow,
     RecordRow,
@@ -83,14 +84,15 @@ class World:
         return self.state.blobs.get(digest) if digest is not None else None
 
     def install(self, digest: str, generation: str, names: list[str], now_ms: int) -> None:
-        """New bytes for a digest that has none, or suspect ones."""
+        """New bytes for a digest that has none, or suspect ones, or none that a frozen index can be sure of."""
         if generation in self.retired:
             raise Broken(f"{generation} was retired and comes back as {digest}")
         old = self.state.blobs.get(digest)
         if old is not None:
-            assert old.state == SUSPECT, old
-            self.trash(old.generation, old.names, now_ms)
+            assert old.state == SUSPECT or self.state.is_frozen, old
         self.state.blobs[digest] = BlobRow(PRESENT, generation, list(names))
+        if old is not None:
+            self.trash(old.generation, old.names, now_ms)
 
     def revive(self, digest: str) -> None:
         row = self.state.blobs[digest]
@@ -265,12 +267,26 @@ class World:
     # Trash
 
     def trash(self, generation: str, names: list[str], now_ms: int) -> None:
-        """Bytes that nobody can reach any more."""
+        """Bytes that nobody can reach any more: never those of a blob; and beside a condemned one's they wait with it."""
+        of_blobs = {name for row in self.state.blobs.values() if row.generation == generation for name in row.names}
+        others = [name for name in names if name not in of_blobs]
         before = self.state.trash.get(generation)
-        known = before.names if before is not None else []
-        merged = list(dict.fromkeys([*known, *names]))
-        self.state.trash[generation] = TrashRow(None, RETIRING, now_ms, merged, None)
-        self.retired.add(generation)
+        if before is not None and before.state == WAITING:
+            self.put_trash(generation, TrashRow(before.digest, WAITING, before.not_before_ms, others, before.run))
+            return
+        self.put_trash(generation, TrashRow(None, RETIRING, now_ms, others, None))
+        self.note_retired(generation)
+
+    def note_retired(self, generation: str) -> None:
+        """It never comes back; unless a blob has it, of whose upload another session had left something."""
+        if all(row.generation != generation for row in self.state.blobs.values()):
+            self.retired.add(generation)
+
+    def put_trash(self, generation: str, row: TrashRow) -> None:
+        """A row, with the names that were there before."""
+        before = self.state.trash.get(generation)
+        row.names = list(dict.fromkeys([*(before.names if before is not None else ()), *row.names]))
+        self.state.trash[generation] = row
 
 
 def term_ms(terms: Terms) -> int:

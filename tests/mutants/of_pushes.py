@@ -138,12 +138,8 @@ PUSHES = (
         (
             Edit(
                 _UPLOADS,
-                """\
-    if row is None or row.state == records.STATE_SUSPECT:
-        if not names:""",
-                """\
-    if row is None:
-        if not names:""",
+                "    if row is None or row.state == records.STATE_SUSPECT or state.is_frozen(tx):\n",
+                "    if row is None or state.is_frozen(tx):\n",
             ),
         ),
         (_SUITE + "test_a_push_heals_a_suspect_blob",),

@@ -24,10 +24,8 @@ _RETIRE_RECHECK = """            if blob.state != records.STATE_CONDEMNED:
 _RETIRE_TRUSTS = Edit(_COLLECTING, _RETIRE_RECHECK, "")
 _REVIVE_LEAVES_TRASH = Edit(
     "blobstore/index/_state.py",
-    """\
-    delete_trash(tx, row.generation)
-    revived""",
-    "    revived",
+    "    trash = delete_trash(tx, row.generation)\n",
+    "    trash = get_trash(tx, row.generation)\n",
 )
 _REVIVED_DOES_NOT_RETIRE = (_SUITE + "test_a_revived_blob_does_not_retire",)
 _ALONE = """            await self._check_alone()
@@ -70,8 +68,8 @@ COLLECTOR = (
         (
             Edit(
                 _COLLECTING,
-                "        elif row.state == records.STATE_PRESENT:\n",
-                "        elif row.state in (records.STATE_PRESENT, records.STATE_SUSPECT):\n",
+                "        elif row.state == records.STATE_PRESENT and",
+                "        elif row.state in (records.STATE_PRESENT, records.STATE_SUSPECT) and",
             ),
         ),
         (_PROOF + "test_a_suspect_that_was_let_go_never_comes_back[memory]",),

@@ -50,6 +50,26 @@ DISK = (
         (_ORDER + "test_a_push_is_promised_then_durable_then_committed[large]",),
     ),
     Mutant(
+        "published-over",
+        "A staged blob replaces what another session of its upload published.",
+        "I7",
+        (
+            Edit(
+                _FILES,
+                """\
+            calls.link(staged, final)
+            made.append(final)
+            calls.unlink(staged)
+""",
+                """\
+            calls.rename(staged, final)
+            made.append(final)
+""",
+            ),
+        ),
+        ("tests/store/test_uploads.py::test_what_a_dead_session_published_is_not_published_again[large]",),
+    ),
+    Mutant(
         "directory-not-synced",
         "No name in a directory is made durable.",
         "I4",

@@ -8,8 +8,11 @@ _JOURNAL = "blobstore/journal.py"
 _REBUILD = "blobstore/rebuild.py"
 _RECONCILE = "blobstore/reconcile.py"
 _SAFETY = "blobstore/index/_safety.py"
+_UPLOADS = "blobstore/index/_uploads.py"
+_REFERENCES = "blobstore/index/_references.py"
 _ORDER = "tests/store/test_order.py::"
 _PROOF = "tests/gc/test_proof.py::"
+_WENT_BACK = "tests/simulation/test_index_that_went_back.py::"
 
 _GAP_PASSED = Edit(
     _JOURNAL,
@@ -102,10 +105,10 @@ JOURNAL = (
         (
             Edit(
                 _JOURNAL,
-                "            await upload.commit(key)\n",
+                "            names = await upload.commit(key)\n",
                 """            covered = [name.key async for name in list_journal(self._backend) if name.last <= sequence]
             await self._backend.delete(covered)
-            await upload.commit(key)
+            names = await upload.commit(key)
 """,
             ),
         ),
@@ -147,11 +150,39 @@ JOURNAL = (
         ("tests/store/test_store.py::test_of_several_copies_the_rebuild_takes_one_that_hashes_right",),
     ),
     Mutant(
+        "checkpoint-before-journal",
+        "A checkpoint is there before the journal holds all that it saw: a tag without its manifest.",
+        "I4",
+        (Edit(_JOURNAL, "            await self.flush()\n            is_new", "            is_new"),),
+        ("tests/store/test_journal.py::test_a_checkpoint_comes_after_the_journal_of_all_that_it_saw",),
+    ),
+    Mutant(
         "rebuild-without-checkpoint",
         "A rebuilt index numbers behind the journal, but leaves no checkpoint: the next rebuild ends at the gap.",
         "I4",
-        (Edit(_REBUILD, "        await Journal(self._index, self._backend, self._clock).checkpoint()\n", ""),),
+        (Edit(_REBUILD, "        journal = Journal(self._index, self._backend, self._clock)\n", "        return\n"),),
         (_ORDER + "test_a_rebuild_leaves_no_gap_to_the_next",),
+    ),
+    Mutant(
+        "rebuild-trusts-a-damaged-checkpoint",
+        "A checkpoint that a rebuild found damaged passes for one of the two that are kept.",
+        "I4",
+        (Edit(_REBUILD, "        if recovered.problems:\n            # The", "        if False:\n            # The"),),
+        (_WENT_BACK + "test_a_damaged_checkpoint_is_not_taken_for_one_of_the_two_that_are_kept[MemoryWorld]",),
+    ),
+    Mutant(
+        "frozen-knows-the-bytes",
+        "An older index takes pushed bytes for a duplicate of what was collected since.",
+        "I4",
+        (Edit(_UPLOADS, " or state.is_frozen(tx):\n", ":\n"),),
+        (_WENT_BACK + "test_bytes_that_were_collected_since_are_taken_again[MemoryWorld-False]",),
+    ),
+    Mutant(
+        "frozen-knows-the-record",
+        "An older index takes a pushed manifest for known, and the journal, which knows that it was deleted, is told nothing.",
+        "I4",
+        (Edit(_REFERENCES, "[key] if state.is_frozen(tx) else []", "[]"),),
+        (_WENT_BACK + "test_what_was_removed_since_and_is_pushed_to_the_older_copy_is_there[MemoryWorld]",),
     ),
     Mutant(
         "rebuilt-and-collected-at-once",

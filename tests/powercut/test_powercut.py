@@ -45,7 +45,7 @@ def rig() -> None:
 
 @pytest.mark.parametrize("file_system", FILE_SYSTEMS)
 def test_what_was_answered_survives_a_power_cut(rig: None, file_system: str) -> None:
-    """Some states of every workload; the long profile looks at 20,000."""
+    """Some states of every workload; the long profile looks at thousands."""
     jobs = [Job(file_system, workload, SEED, states) for workload, states in STATES.items()]
     for job, figures in run_all(jobs, _AT_ONCE):
         assert figures.states == job.states

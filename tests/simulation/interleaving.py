@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random  # noqa: TID251 - from a printed seed
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -150,7 +151,13 @@ class Scene:
             await check_lost_index(self, objects, kept)
         schedule = self.schedule
         return Outcome(
-            0, schedule.steps, schedule.switches, schedule.signature, self.sky.late, self.cast.figures, schedule.log
+            0,
+            schedule.steps,
+            schedule.switches,
+            schedule.signature,
+            self.sky.late,
+            self.cast.figures,
+            list(schedule.log),
         )
 
     async def _lay_ground(self, store: Store) -> None:
@@ -235,28 +242,43 @@ def play(seed: int, tables: Tables, *, keeps_log: bool = False) -> Outcome:
         AssertionError: an invariant, a promise or an acknowledged push was broken; its `log` says what happened.
     """
     with ExitStack() as stack:
+        stack.enter_context(_no_garbage_collection())
         for name, value in SMALL.items():
             stack.enter_context(mock.patch(name, value))
         scene = Scene(seed, tables, keeps_log=keeps_log)
         loop = stack.enter_context(scene.schedule.running())
         loop.set_exception_handler(lambda _loop, _context: None)
-        stack.enter_context(_threads_ended(scene))
         try:
             outcome = loop.run_until_complete(loop.create_task(scene.play()))
         except BaseException as error:
-            error.log = scene.schedule.log  # type: ignore[attr-defined]
+            error.log = list(scene.schedule.log)  # type: ignore[attr-defined]
             raise
+        finally:
+            _end(scene, loop)
         outcome.seed = seed
         return outcome
 
 
 @contextmanager
-def _threads_ended(scene: Scene) -> Iterator[None]:
+def _no_garbage_collection() -> Iterator[None]:
+    """It would end forgotten generators at moments that no seed decides."""
+    gc.disable()
     try:
         yield
     finally:
-        for process in scene.processes:
-            process.index.stop()
+        gc.enable()
+
+
+def _end(scene: Scene, loop: asyncio.AbstractEventLoop) -> None:
+    """Kill what still runs, and let it end: a coroutine that the garbage collector closes can't wait for what it has to undo."""
+    scene.schedule.at_step.clear()
+    for process in scene.processes:
+        process.kill(scene.schedule)
+    if tasks := asyncio.all_tasks(loop):
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(tasks))
+    loop.run_until_complete(loop.shutdown_asyncgens())
 
 
 def _is_death(error: BaseException) -> bool:

@@ -95,13 +95,13 @@ async def _push_once(
         await _upload(cast, store, data, repository)
     for manifest in image.manifests:
         named = tags if manifest is image.manifests[-1] else ()
-        digests = [reference.digest for reference in manifest.references]
-        owed = [digest for digest in digests if cast.oracle.is_owed(repository, digest)]
+        questions = [cast.oracle.ask(repository, reference.digest) for reference in manifest.references]
         try:
             await target.put_manifest(manifest.body, manifest.media_type, tags=named)
         except ManifestBlobUnknown as error:
-            for digest in owed:
-                if digest in error.missing and cast.oracle.is_owed(repository, digest):
+            for question in questions:
+                digest = question.key[1]
+                if digest in error.missing and cast.oracle.breaks_promise(question):
                     raise PromiseBroken(f"{repository} was promised {digest}; its manifest was refused") from error
             raise
     if is_kept:
@@ -110,38 +110,37 @@ async def _push_once(
 
 
 async def _upload(cast: Cast, store: Store, data: bytes, repository: str) -> None:
-    since_ms = cast.clock.now_ms()
     async with store.repository(repository).open_upload() as upload:
         await upload.write(data)
-        since_ms = cast.clock.now_ms()
-        descriptor = await upload.commit()
-    cast.oracle.promise(repository, descriptor.digest, since_ms)
+        question = cast.oracle.ask(repository, Digest.of(data))
+        await upload.commit()
+    cast.oracle.promise(question)
 
 
 async def _is_there(cast: Cast, store: Store, data: bytes, repository: str) -> bool:
     digest = Digest.of(data)
-    since_ms, owed = cast.clock.now_ms(), cast.oracle.is_owed(repository, digest)
+    question = cast.oracle.ask(repository, digest)
     try:
         await store.repository(repository).stat_blob(digest)
     except BlobUnknown as error:
-        if owed and cast.oracle.is_owed(repository, digest):
+        if cast.oracle.breaks_promise(question):
             raise PromiseBroken(f"{repository} was promised {digest}, and was told that it is unknown") from error
         return False
-    cast.oracle.promise(repository, digest, since_ms)
+    cast.oracle.promise(question)
     return True
 
 
 async def _mounted(cast: Cast, store: Store, data: bytes, repository: str) -> bool:
-    digest, since_ms = Digest.of(data), cast.clock.now_ms()
+    digest = Digest.of(data)
     source = "beta" if repository == "alpha" else "alpha"
-    owed = cast.oracle.is_owed(source, digest)
+    wanted, given = cast.oracle.ask(repository, digest), cast.oracle.ask(source, digest)
     try:
         await store.repository(repository).mount_blob(digest, source)
     except BlobUnknown as error:
-        if owed and cast.oracle.is_owed(source, digest):
+        if cast.oracle.breaks_promise(given):
             raise PromiseBroken(f"{source} was promised {digest}; it could not be mounted") from error
         return False
-    cast.oracle.promise(repository, digest, since_ms)
+    cast.oracle.promise(wanted)
     return True
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
+from blobstore.abc.records import Blob
 from blobstore.digest import Digest
 from blobstore.generation import Generation
 from blobstore.index import _records as records
@@ -11,7 +13,6 @@ from blobstore.index import _state as state
 from blobstore.index._key_value import KeyValueIndex
 from blobstore.index._tables import Table, Transaction
 from blobstore.layout import (
-    MARKER_KEY,
     parse_blob_key,
     parse_checkpoint_key,
     parse_journal_key,
@@ -43,6 +44,11 @@ class SharedRecorder(Recorder):
         return self._guards.compare(tables.read(read_state))
 
 
+@functools.lru_cache(maxsize=1000)
+def _blob(raw: bytes, value: bytes) -> Blob:
+    return state.blob_value(raw, records.BLOB.decode(value))
+
+
 class Watch:
     """Checks I1, I2 and I7 at every moment. A commit is looked at whole: blobs, edges, trash, intents."""
 
@@ -70,9 +76,10 @@ class Watch:
         self._named.clear()
         sound: set[bytes] = set()
         for raw, value in tx.scan(Table.BLOBS, b""):
-            blob = state.blob_value(raw, records.BLOB.decode(value))
-            if blob.generation.key in self._retired:
-                self._report(f"I7: generation {blob.generation} was retired and is a blob again")
+            blob = _blob(raw, value)
+            # By name: what other sessions of its upload had left goes, too, and shares its generation.
+            if not self._retired.get(blob.generation.key, set()).isdisjoint(blob.names):
+                self._report(f"I7: {blob.names} was retired and is a blob again")
             if blob.state == "suspect":
                 self._report(f"{blob.digest} is suspect, though no byte was ever lost")
                 continue
@@ -114,20 +121,23 @@ class Watch:
             raise Broken("\n".join(self.problems[:10]))
 
     def sends(self, what: str, keys: Sequence[str]) -> None:
-        """A process asks for this: it must not write a name again, nor delete what was not retired."""
+        """A process asks for this: it must not delete what was not retired."""
         for key in keys:
             if what == "delete":
                 self._may_delete(key)
-            elif key != MARKER_KEY:
-                if key in self._written:
-                    self._report(f"I7: {key} is written again")
-                self._written.add(key)
 
     def lands(self, what: str, keys: Sequence[str]) -> None:
         """It happens now: no delete may hit the bytes of a blob."""
         for key in keys:
             if what == "delete" and key in self._named:
                 self._report(f"I1: a delete of {key} hits the bytes of blob {self._named[key]}")
+
+    def written(self, key: str) -> None:
+        """Bytes arrived under a name that had none: it must never have had any. A request to write where bytes are is refused,
+        and no harm: so a session ends that goes on with an upload which a dead one had published already."""
+        if key in self._written:
+            self._report(f"I7: {key} is written again")
+        self._written.add(key)
 
     def _may_delete(self, key: str) -> None:
         blob, upload = parse_blob_key(key), parse_upload_key(key)

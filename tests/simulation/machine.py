@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -11,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from blobstore.abc.paging import every, every_tag
 from blobstore.gc import GcPolicy
-from blobstore.testing.invariants import find_broken, find_garbage
+from blobstore.testing.invariants import find_garbage
 from tests.simulation.catalogue import BY_DIGEST, BYTES, needs
 from tests.simulation.machine_collecting import _DESCENT_MAX, DAY_MS
 from tests.simulation.machine_failing import FailingRules
@@ -43,7 +42,7 @@ class Machine(FailingRules):
             self.all_is_well()
             assert not (left := self.run(find_garbage(self.store))), left
         self.run(self.read_everything())
-        if not self.oracle.lost & BYTES.keys():
+        if not self.oracle.lost & BY_DIGEST.keys():
             before = self.run(self.references())
             self.run(self.world.stop())
             self.restore()
@@ -53,7 +52,7 @@ class Machine(FailingRules):
             assert after == before, {
                 name: (before[name], after[name]) for name in before if before[name] != after[name]
             }
-            assert not (broken := self.run(find_broken(self.store))), broken
+            assert not (broken := self.run(self.find_broken())), broken
 
     def leave_alone(self, policy: GcPolicy) -> None:
         """Collections beyond each grace: those that keep each other need one for each generation, and two for the last."""
@@ -128,15 +127,15 @@ class LmdbMachine(Machine):
 MACHINES: dict[str, type[Machine]] = {"memory": MemoryMachine, "lmdb": LmdbMachine}
 
 
-def run_machine(kind: str, number: int, *, examples: int, steps: int) -> None:
-    """Run one seed; a failure is shrunk, and told with the command that replays it."""
+def run_machine(kind: str, number: int, *, examples: int, steps: int, shrinks: bool = True) -> None:
+    """Run one seed; a failure is shrunk, which may take minutes, and told with the command that replays it."""
     found = type(f"{kind.title()}MachineOfSeed{number}", (MACHINES[kind],), {})
     options = settings(
         max_examples=examples,
         stateful_step_count=steps,
         deadline=None,
         database=None,
-        phases=(Phase.generate, Phase.shrink) if "MACHINE_NO_SHRINK" not in os.environ else (Phase.generate,),
+        phases=(Phase.generate, Phase.shrink) if shrinks else (Phase.generate,),
         suppress_health_check=list(HealthCheck),
         verbosity=Verbosity.normal,
         print_blob=True,

@@ -104,6 +104,7 @@ class CollectingRules(MachineBase):
             # A run that let nothing go had no reason to wait for the journal.
             self.is_journaled = self.is_journaled or bool(report.plan.groups)
             self.runs.append(report.plan.run)
+            self.count("collections")
             self.count("condemned", report.condemned_blobs)
             self.count("retired", report.freed_blobs)
             self.count("dropped", report.dropped_manifests)
@@ -141,6 +142,7 @@ class CollectingRules(MachineBase):
             self.oracle.facts[record] = self.oracle.values(record) | {True}
             self.oracle.kept_at.setdefault(record, self.now_ms)
         report = self.attempt(self.collector(POLICIES["default"]).undo(run), Change(sees=sees), is_journaled=True)
+        assert not isinstance(report, BlobstoreError), report
         if isinstance(report, UndoReport):
             self.count("revived by undo", len(report.blobs))
             self.count("put back by undo", len(report.manifests))

@@ -268,7 +268,11 @@ class PushingRules(MachineBase):
             self.put(repository, each, tagged if each is manifest else None)
 
     def put(self, repository: str, manifest: Manifest, tagged: str | None) -> None:
-        facts: dict[Fact, object] = {Record(repository, each.digest): True for each in family(manifest)}
+        records = [Record(repository, each.digest) for each in family(manifest)]
+        # What a rebuild could not read is missing below a manifest that was pushed before: such a one is not looked below.
+        facts: dict[Fact, object] = {
+            each: True for each in records if each.digest == manifest.digest or each not in self.oracle.undecided
+        }
         if tagged is not None:
             facts[Tag(repository, tagged)] = manifest.digest
         sees = {(repository, digest) for each in family(manifest) for digest in needs(each)}
@@ -352,7 +356,9 @@ class PushingRules(MachineBase):
         change = Change({record: False})
         change.facts |= self.oracle.untagging(repository, manifest.digest)
         answer = self.attempt(self.repository(repository).delete_manifest(manifest.digest), change, is_journaled=True)
-        if parents and answer is not DIED:
+        # A rebuild that could not read it has kept those that list it.
+        is_lost = isinstance(answer, ManifestUnknown) and record in self.oracle.undecided
+        if parents and answer is not DIED and not is_lost:
             assert isinstance(answer, StillReferenced), f"{parents} list it: {answer}"
 
     @rule(repository=repositories)

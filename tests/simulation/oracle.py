@@ -88,12 +88,15 @@ class Oracle:
 
     # Requests
 
-    def begin(self, change: Change) -> Oracle:
+    def begin(self, change: Change, now_ms: int) -> Oracle:
         """A request is on its way: from now on its changes may be seen, or not. Returns what was known before."""
         before = Oracle()
         before.facts, before.promises = dict(self.facts), dict(self.promises)
         for fact, values in change.facts.items():
             self.facts[fact] = self.values(fact) | values
+            if isinstance(fact, Record) and values == {True}:
+                # Should nobody hear the answer, and it be found later.
+                self.kept_at.setdefault(fact, now_ms)
         self.may_see |= change.sees
         for place in change.lets_go:
             self.promises.pop(place, None)
@@ -158,11 +161,15 @@ class Oracle:
                 self.facts[record] = frozenset({True, False})
 
     def rebuilt(self, now_ms: int) -> None:
-        """The index was made anew: whom a blob without a manifest was promised to is forgotten, but not the blob; and a blob
-        whose bytes are gone may be pinned or not."""
+        """The index was made anew: whom a blob without a manifest was promised to is forgotten, but not the blob. A manifest
+        whose bytes are gone can't be read, so its record and its tags may be gone; they come back where a later rebuild begins
+        with a checkpoint that is older than this one. A pin needs no bytes."""
         for fact in self.facts:
-            if isinstance(fact, Pin) and fact.digest in self.lost:
-                self.facts[fact] = frozenset({True, False})
+            if isinstance(fact, Record) and fact.digest in self.lost and True in self.facts[fact]:
+                self.facts[fact] |= {False}
+                self.undecided.add(fact)
+            elif isinstance(fact, Tag) and self.facts[fact] & self.lost:
+                self.facts[fact] |= {None}
                 self.undecided.add(fact)
         self.promises = {(None, digest): now_ms for _, digest in self.promises if digest not in self.lost}
         self.kept_at = dict.fromkeys(self.kept_at, now_ms)

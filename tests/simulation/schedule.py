@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import random  # noqa: TID251 - from a printed seed
 import selectors
-import threading
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -168,9 +167,8 @@ class ScheduledLoop(asyncio.SelectorEventLoop):
         super().__init__(_NoSelector())
         self._schedule = schedule
         self._now_s = 0.0
-        self._thread = threading.get_ident()
-        self.from_threads: list[Callable[[], object]] = []
-        """What other threads wanted to be called here; whoever let them run picks it up."""
+        self.caught: list[Callable[[], object]] | None = None
+        """While a list, what a writer wants to be called here is put into it: whoever lets a writer run picks it up."""
 
     def time(self) -> float:
         return self._now_s
@@ -178,7 +176,14 @@ class ScheduledLoop(asyncio.SelectorEventLoop):
     def _run_once(self) -> None:
         if not self._ready and not self._schedule.choose():  # type: ignore[attr-defined]
             self._skip_to_timer()
-        super()._run_once()  # type: ignore[misc]
+        if self._scheduled:  # type: ignore[attr-defined]
+            super()._run_once()  # type: ignore[misc]
+            return
+        # The same without timers and descriptors, as there hardly ever are any.
+        for _ in range(len(self._ready)):  # type: ignore[attr-defined]
+            handle = self._ready.popleft()  # type: ignore[attr-defined]
+            if not handle._cancelled:
+                handle._run()
 
     def _skip_to_timer(self) -> None:
         if self._stopping:  # type: ignore[attr-defined]
@@ -188,9 +193,9 @@ class ScheduledLoop(asyncio.SelectorEventLoop):
         self._now_s = max(self._now_s, self._scheduled[0]._when)  # type: ignore[attr-defined]
 
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
-        if threading.get_ident() == self._thread:
+        if self.caught is None:
             return self.call_soon(callback, *args, context=context)
-        self.from_threads.append(lambda: callback(*args))
+        self.caught.append(lambda: callback(*args))
         return asyncio.Handle(callback, args, self, context)
 
     def run_in_executor(self, executor: Any, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:

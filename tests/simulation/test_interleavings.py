@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.interleaving import play
-from tests.simulation.long_interleavings import replay_command
+from tests.ledger import Ledger
+from tests.simulation import long_interleavings
+from tests.simulation.interleaving import Outcome, play
+from tests.simulation.long_interleavings import FIRST_SEED, replay_command
 from tests.simulation.schedule import Life, Schedule, Stuck
-from tests.simulation.schedule_index import LmdbTables, MemoryTables, Tables
+from tests.simulation.schedule_index import INDEXES, Tables, make_tables
 
 SEEDS = {"memory": range(200), "lmdb": range(1000, 1110)}
 HAPPENS = (
@@ -37,16 +39,20 @@ HAPPENS = (
 
 
 @pytest.fixture(params=["memory", "lmdb"])
-def tables(request: pytest.FixtureRequest) -> Iterator[Tables]:
-    made = MemoryTables() if request.param == "memory" else LmdbTables()
+def index(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def tables(index: str) -> Iterator[Tables]:
+    made = make_tables(index)
     yield made
     made.close()
 
 
 @pytest.mark.timeout(900)
-def test_no_interleaving_loses_anything(tables: Tables) -> None:
+def test_no_interleaving_loses_anything(tables: Tables, index: str) -> None:
     """Whatever the order of their steps, processes that push, delete, collect and die break no image and no promise."""
-    index = "memory" if isinstance(tables, MemoryTables) else "lmdb"
     happened: Counter[str] = Counter()
     signatures = set()
     for seed in SEEDS[index]:
@@ -80,6 +86,40 @@ def test_a_seed_says_all_in_another_process() -> None:
         logs.append(done.stdout)
     assert "collector" in logs[0]
     assert logs[0] == logs[1]
+
+
+def test_a_thread_of_its_own_changes_nothing() -> None:
+    """The writer takes the same steps whether its thread is one or is only played."""
+    logs = []
+    for index in ("lmdb", "lmdb-threaded"):
+        tables = make_tables(index)
+        logs.append([play(seed, tables, keeps_log=True).log for seed in (3, 5, 7)])
+        tables.close()
+    assert logs[0] == logs[1]
+
+
+def test_a_failed_seed_is_kept_until_it_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The long profile goes on behind it, and plays it again at the next start."""
+    monkeypatch.setattr("tests.ledger.FOLDER", tmp_path)
+    broken = FIRST_SEED + 2
+
+    def play_until_broken(seed: int, tables: Tables) -> Outcome:
+        assert seed != broken
+        return Outcome(seed, steps=10)
+
+    monkeypatch.setattr(long_interleavings, "play", play_until_broken)
+    tables = dict.fromkeys(INDEXES, make_tables("memory"))
+    ledger = Ledger("interleavings", goal=5, unit="seeds")
+    long_interleavings.play_missing(ledger, tables)
+    ledger = Ledger("interleavings", goal=5, unit="seeds")
+    assert (ledger.done, ledger.figures["steps"], long_interleavings.failed_seeds(ledger)) == (5, 40, [broken])
+    long_interleavings.play_failed(ledger, tables)
+    assert long_interleavings.failed_seeds(ledger) == [broken]
+    broken = 0
+    long_interleavings.play_failed(ledger, tables)
+    ledger = Ledger("interleavings", goal=5, unit="seeds")
+    assert (ledger.done, ledger.figures["steps"], ledger.figures["failed"]) == (5, 50, 0)
+    assert long_interleavings.failed_seeds(ledger) == []
 
 
 def test_what_can_never_go_on_is_told() -> None:

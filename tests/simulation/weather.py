@@ -25,6 +25,9 @@ class Customs(Protocol):
     def lands(self, what: str, keys: Sequence[str]) -> None:
         """It happens now."""
 
+    def written(self, key: str) -> None:
+        """There are bytes under a key, where none were."""
+
 
 class Sky:
     """What all processes share: the bytes, the requests still on their way, and how rough it is."""
@@ -54,6 +57,14 @@ class Sky:
         waiting = self.schedule.add(self._wire, f"late {what}", tuple(keys), land, who=f"late {what}")
         if what != "delete":
             self._late_puts.append((waiting, land))
+
+    def write_new(self, key: str, data: bytes) -> bool:
+        """Bytes arrive under a key, unless it is taken."""
+        if key in self.objects._objects:
+            return False
+        self.objects._objects[key] = data
+        self.customs.written(key)
+        return True
 
     def settle(self) -> None:
         """What would add bytes does so within the backend's `late_requests_s`, or never; a delete may come any time."""
@@ -143,14 +154,7 @@ class Weather(Backend):
         await self.send("put", [key], lambda: self.sky.objects._objects.__setitem__(key, data))
 
     async def put_new(self, key: str, data: bytes) -> bool:
-        objects = self.sky.objects._objects
-
-        def act() -> bool:
-            is_new = key not in objects
-            objects.setdefault(key, data)
-            return is_new
-
-        return await self.send("put_new", [key], act)
+        return await self.send("put_new", [key], lambda: self.sky.write_new(key, data))
 
     async def open_upload(self, upload_id: str, *, key: str | None = None, resume: bool = False) -> BackendUpload:
         await self.turn("open_upload", upload_id)
@@ -223,17 +227,17 @@ class _WeatherUpload(BackendUpload):
         await self._inner.truncate(offset)
 
     async def commit(self, key: str) -> tuple[str, ...]:
-        objects = self._weather.sky.objects
+        sky = self._weather.sky
         data = bytes(self._inner._data or b"")  # type: ignore[attr-defined]
 
-        def act() -> None:
-            # As a file is renamed, or parts are completed: not once they were deleted and nobody has them open.
-            if self._key in objects._uploads or not self._life.is_dead:
-                objects._objects[key] = data
-                objects._uploads.pop(self._key, None)
+        def act() -> bool:
+            # As a file is linked, or parts are completed: not once they were deleted and nobody has them open.
+            if sky.objects._uploads.pop(self._key, None) is None and self._life.is_dead:
+                return False
+            return sky.write_new(key, data)
 
         try:
-            await self._weather.send("commit", [key], act)
+            return (key,) if await self._weather.send("commit", [key], act) else ()
         finally:
             if not self._life.is_dead:
                 await self._let_go()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from blobstore.abc.records import ManifestKey
 from blobstore.app import make_collector
 from blobstore.errors import FormatUnsupported, StorageFailed
 from blobstore.gc import GcPolicy
-from blobstore.journal import list_journal, recover
+from blobstore.journal import Journal, list_journal, recover
 from blobstore.names import RepositoryName, TagName
 from blobstore.references import RowEncoder
 from blobstore.store import Store
@@ -70,6 +72,32 @@ async def test_checkpoints_let_the_journal_go(store: Store, monkeypatch: pytest.
     again = await recover(store.backend)
     assert len(again.references.repositories["app"].tags) == 31
     assert len(again.problems) == 1
+
+
+async def test_a_checkpoint_comes_after_the_journal_of_all_that_it_saw(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A push moves a tag while its checkpoint is scanned, and its process dies before it journals that. Should the index be lost
+    now, the tag that was answered before must lead somewhere."""
+    await tag_often(store, 0)
+    later, list_repositories = image(b"config", [b"config"]), store.index.list_repositories
+
+    async def die(_sequence: int) -> None:
+        raise KeyboardInterrupt
+
+    async def list_behind_a_push(*given: Any) -> Sequence[RepositoryName]:
+        monkeypatch.undo()
+        with monkeypatch.context() as patched:
+            patched.setattr(store.parts.journal, "settle", die)
+            with pytest.raises(KeyboardInterrupt):
+                await store.repository("app").put_manifest(later.body, tag="t")
+        return await list_repositories(*given)
+
+    monkeypatch.setattr(store.index, "list_repositories", list_behind_a_push)
+    await Journal(store.index, store.backend, store.parts.clock).checkpoint()
+    found = (await recover(store.backend)).references.repositories["app"]
+    assert found.tags["t"].digest == later.digest
+    assert later.digest in found.manifests
 
 
 async def test_a_collection_writes_the_checkpoint_that_short_processes_never_reach(

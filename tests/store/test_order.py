@@ -136,12 +136,12 @@ async def test_a_descriptor_whose_sync_failed_is_not_synced_again(
 
 
 async def test_records_are_journaled_before_bytes_go_and_rows_before_bytes(store: Store, diary: Diary) -> None:
-    """Row gone and durable, bytes gone and durable, trash row gone."""
+    """Row gone and durable, its number in the journal, bytes gone and durable, trash row gone."""
     await store.repository("app").untag("t")
     diary.clear()
     await make_collector(store, AT_ONCE).run()
     assert diary.read("trim_outbox") == [
-        "drop_manifests", *JOURNALED, "condemn", "retire",
+        "drop_manifests", *JOURNALED, "condemn", "retire", *JOURNALED,
         "remove from blobs", "sync directory in blobs", "forget_trash",
     ]  # fmt: skip
     assert (await store.totals()).trash == 0

@@ -57,7 +57,7 @@ async def test_a_mistyped_place_makes_nothing(place: str) -> None:
     with pytest.raises(StoreUnknown, match=place):
         await open_and_close(place)
     assert not os.path.exists(place)
-    for url in ("s3://bucket/prefix", "ftp://host", "file://host/path", ""):
+    for url in ("s3:///prefix", "ftp://host", "file://host/path", ""):
         with pytest.raises(ConfigInvalid):
             await open_and_close(url)
 

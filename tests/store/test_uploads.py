@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import blobstore
+from blobstore.abc.records import Blob
 from blobstore.digest import Algorithm, Digest
 from blobstore.errors import (
     DigestMismatch,
@@ -21,6 +22,7 @@ from blobstore.errors import (
     UploadInterrupted,
     UploadUnknown,
 )
+from blobstore.layout import blob_key
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
 from tests.store.pushing import push_blob, small_disk
@@ -182,6 +184,97 @@ async def test_an_upload_survives_the_kill_of_its_process(place: str) -> None:
         assert upload.offset == 3 * MIB
         await upload.write(b"y")
         await upload.commit(Digest.of(b"x" * 3 * MIB + b"y"))
+
+
+@pytest.mark.parametrize("size", [100, 2 * MIB], ids=["small", "large"])
+async def test_what_a_dead_session_published_is_not_published_again(store: Store, size: int) -> None:
+    """It died between its publication and its commit. Who resumes is told to start anew, and touches none of its bytes: it may
+    be alive after all."""
+    data = os.urandom(size)
+    async with store.repository("app").open_upload() as upload:
+        upload_id = upload.upload_id
+    intent = await store.index.find_upload(upload_id)
+    assert intent is not None
+    key = blob_key(Digest.of(data), intent.generation)
+    assert await store.backend.put_new(key, data)
+    async with store.repository("app").resume_upload(upload_id) as upload:
+        await upload.write(data)
+        with pytest.raises(UploadInterrupted):
+            await upload.commit()
+    with pytest.raises(UploadUnknown):
+        async with store.repository("app").resume_upload(upload_id):
+            pass
+    await store.parts.cleaner.aclose()
+    assert await files(store) == set()
+    async with store.open_blob((await push_blob(store, data)).digest) as blob:
+        assert await blob.read() == data
+
+
+@pytest.mark.parametrize(("announced", "refusal"), [(None, UploadInterrupted), (b"first", DigestMismatch)])
+async def test_a_late_session_with_other_bytes_takes_no_blob_away(
+    store: Store, announced: bytes | None, refusal: type[Exception]
+) -> None:
+    """It is fenced, and what it wrote goes. A name that the upload was begun with is a blob by then, and stays."""
+    digest = Digest.of(announced) if announced is not None else None
+    async with store.repository("app").open_upload(digest) as upload:
+        upload_id = upload.upload_id
+    async with store.repository("app").resume_upload(upload_id) as late:
+        async with store.repository("app").resume_upload(upload_id) as first:
+            await first.write(b"first")
+            await first.commit()
+        await late.write(b"other")
+        with pytest.raises(refusal):
+            await late.commit()
+    await store.parts.cleaner.aclose()
+    async with store.open_blob(Digest.of(b"first")) as blob:
+        assert await blob.read() == b"first"
+    assert len(await files(store)) == 1
+
+
+async def test_what_a_session_leaves_behind_the_end_of_its_upload_is_found(store: Store) -> None:
+    """No row knows those bytes any more, so a listing is asked for."""
+    async with store.repository("app").open_upload() as upload:
+        await upload.write(b"x" * MIB)
+        await store.index.cancel_upload(upload.upload_id, 0)
+    assert (await store.index.guards()).is_orphan_scan_due
+
+
+async def test_a_session_behind_the_end_of_its_upload_takes_no_more(store: Store) -> None:
+    """What it wrote would be nobody's; it leaves nothing."""
+    async with store.repository("app").open_upload() as upload:
+        upload_id = upload.upload_id
+    async with store.repository("app").resume_upload(upload_id) as late:
+        await store.index.cancel_upload(upload_id, 0)
+        with pytest.raises(UploadInterrupted):
+            await late.write(b"x" * MIB)
+    assert await files(store) == set()
+
+
+async def test_a_session_that_comes_late_takes_no_blob_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sessions of one upload, as a client's that gave up waiting: the second fails, the first's blob stays."""
+    data = os.urandom(1000)
+    async with store.repository("app").open_upload() as upload:
+        upload_id = upload.upload_id
+    async with store.repository("app").resume_upload(upload_id) as late:
+        await late.write(data)
+        async with store.repository("app").resume_upload(upload_id) as first:
+            await first.write(data)
+            descriptor = await first.commit()
+        # Its look at the index came before the first one's commit.
+        looks = iter([None])
+        find = store.index.find_blob
+
+        async def find_nothing_once(digest: Digest) -> Blob | None:
+            return next(looks) if digest == descriptor.digest else await find(digest)
+
+        monkeypatch.setattr(store.index, "find_blob", find_nothing_once)
+        with pytest.raises(UploadInterrupted):
+            await late.commit()
+        monkeypatch.undo()
+    await store.parts.cleaner.aclose()
+    async with store.open_blob(descriptor.digest) as blob:
+        assert await blob.read() == data
+    assert len(await files(store)) == 1
 
 
 async def test_a_cancelled_upload_leaves_nothing(store: Store) -> None:
