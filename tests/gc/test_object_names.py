@@ -274,6 +274,18 @@ async def test_a_commit_cancelled_anywhere_leaves_all_or_nothing(bench: Bench) -
     assert outcomes == {False, True}
 
 
+async def test_a_commit_cancelled_before_its_record_takes_its_bytes_back(bench: Bench) -> None:
+    """They are trash at once, by the name they have there."""
+    task = asyncio.create_task(bench.push_blob(b"no blob"))
+    while not any(key.startswith(DATA_PREFIX) for key in await bench.keys()):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await bench.store.parts.cleaner.aclose()
+    assert await bench.keys() == set()
+
+
 async def test_a_session_that_comes_too_late_takes_nothing_away(bench: Bench) -> None:
     """It had sent nothing yet when another session made the upload a blob: the two would share one name."""
     repository = bench.store.repository("app")

@@ -65,7 +65,7 @@ OBJECT_NAMES = (
             ),
             Edit(_UPLOADS, "        assert set(names) <= set(self._published), names\n", ""),
         ),
-        (_TESTS + "test_a_commit_cancelled_anywhere_leaves_all_or_nothing",),
+        (_TESTS + "test_a_commit_cancelled_before_its_record_takes_its_bytes_back",),
     ),
     Mutant(
         "announced-digest-unchecked",

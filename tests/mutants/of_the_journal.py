@@ -153,7 +153,7 @@ JOURNAL = (
         "checkpoint-before-journal",
         "A checkpoint is there before the journal holds all that it saw: a tag without its manifest.",
         "I4",
-        (Edit(_JOURNAL, "            await self.flush()\n            is_new", "            is_new"),),
+        (Edit(_JOURNAL, "            await self.flush()\n            names", "            names"),),
         ("tests/store/test_journal.py::test_a_checkpoint_comes_after_the_journal_of_all_that_it_saw",),
     ),
     Mutant(
