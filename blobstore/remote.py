@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 
-from blobstore.backends._multipart import MIB, PartBudget
+from blobstore.backends._multipart import MIB, PART_BUDGET_BYTES, PartBudget
 from blobstore.backends._object_client import ObjectClient
 from blobstore.backends._object_store import ObjectStoreBackend
-from blobstore.backends._pacing import RetryLimits
+from blobstore.backends._pacing import RetryBudget, RetryLimits
 from blobstore.backends._retrying import RetryingClient
 from blobstore.backends.nas import NasBackend
 from blobstore.config import Config, OssConfig, RequestsConfig, S3Config, read_secret
@@ -22,6 +24,27 @@ from blobstore.units import parse_duration_s, parse_size_bytes
 
 _PART_MIN_BYTES = 5 * MIB
 _PART_MAX_BYTES = 1024 * MIB
+
+
+class SharedBudgets:
+    """What all object stores of a process share, as they share its memory and its network."""
+
+    def __init__(self) -> None:
+        self.retries = RetryBudget()
+        self._parts: dict[int, PartBudget] = {}
+
+    def parts(self, capacity_bytes: int = PART_BUDGET_BYTES) -> PartBudget:
+        """Memory for parts: one budget for all stores that were configured with the same."""
+        return self._parts.setdefault(capacity_bytes, PartBudget(capacity_bytes))
+
+
+# Who waits for memory is woken on its own loop, so that each loop has its own; a process has one loop.
+_BUDGETS: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedBudgets] = WeakKeyDictionary()
+
+
+def shared_budgets() -> SharedBudgets:
+    """Those of the running event loop."""
+    return _BUDGETS.setdefault(asyncio.get_running_loop(), SharedBudgets())
 
 
 def state_home() -> str:
@@ -54,12 +77,13 @@ def make_nas_backend(location: NasLocation, config: Config, state: str, events: 
 def make_object_store(
     location: S3Location | OssLocation, config: Config, *, budget: PartBudget | None = None
 ) -> ObjectStoreBackend:
-    """The backend of a bucket, not yet opened; it takes uploads once it is told where their spool is.
+    """The backend of a bucket, not yet opened; it takes uploads once it is told where their spool is. To be called on the event
+    loop that it will be used on.
 
     Args:
         location: which bucket.
         config: how it is reached.
-        budget: memory for parts that several stores of a process share.
+        budget: memory for parts; by default what all stores of the process share.
 
     Raises:
         ConfigInvalid: the configuration can't be used, or the vendor's packages are not installed.
@@ -70,9 +94,11 @@ def make_object_store(
     else:
         client, requests = _oss_client(location, config.oss), config.oss
     part_bytes = _part_bytes(requests)
-    if budget is None and requests.part_memory is not None:
-        budget = PartBudget(parse_size_bytes(requests.part_memory))
-    retrying = RetryingClient(client, limits=_limits(requests))
+    shared = shared_budgets()
+    if budget is None:
+        memory = requests.part_memory
+        budget = shared.parts(parse_size_bytes(memory) if memory is not None else PART_BUDGET_BYTES)
+    retrying = RetryingClient(client, budget=shared.retries, limits=_limits(requests))
     options = {} if part_bytes is None else {"part_bytes": part_bytes}
     return ObjectStoreBackend(retrying, prefix=location.prefix, spool_directory=None, budget=budget, **options)
 
