@@ -33,6 +33,7 @@ from blobstore.layout import blob_key
 from blobstore.manifest import Manifest, manifest_size_max_bytes, parse_manifest
 from blobstore.names import RepositoryName, TagName, UploadId
 from blobstore.parts import Parts
+from blobstore.pool import unstoppable
 from blobstore.readers import BlobReader, open_blob
 from blobstore.uploads import Upload, open_intent, resume_upload, start_upload
 
@@ -148,9 +149,7 @@ class Repository:
         try:
             result = await self._put(intent, content, manifest, wanted)
         except BaseException:
-            names = [blob_key(manifest.digest, intent.generation)]
-            trash = await self._parts.index.cancel_upload(intent.upload, self._now_ms(), names)
-            self._parts.cleaner.add(trash.generation if trash is not None else None)
+            await unstoppable(self._take_back(intent, manifest.digest))
             raise
         self._parts.cleaner.add(result.trash)
         if result.missing:
@@ -160,6 +159,11 @@ class Repository:
         await self._parts.journal.settle(result.sequence)
         self._parts.events(ManifestPushed(self._name, manifest.digest, tuple(wanted)))
         return manifest.descriptor
+
+    async def _take_back(self, intent: Intent, digest: Digest) -> None:
+        names = [blob_key(digest, intent.generation)]
+        trash = await self._parts.index.cancel_upload(intent.upload, self._now_ms(), names)
+        self._parts.cleaner.add(trash.generation if trash is not None else None)
 
     async def _content(self, manifest: Manifest, claimed: Digest | None) -> Content:
         content = Content(manifest.digest, manifest.size_bytes, Digest.of(manifest.body, Algorithm.BLAKE3).value)
