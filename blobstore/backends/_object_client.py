@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 import msgspec
 
 from blobstore.abc.backend import ObjectInfo
+from blobstore.errors import KeyUnknown
 
 
 class Abilities(msgspec.Struct, frozen=True):
@@ -130,8 +131,17 @@ class ObjectClient(abc.ABC):
         upload."""
 
     @abc.abstractmethod
-    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part]) -> None:
-        """Make one object of the parts. Raises `KeyUnknown` if the server knows no such upload (any more)."""
+    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part], *, is_new: bool = False) -> bool:
+        """Make one object of the parts. With `is_new` only where none is, as far as the vendor can say so of a completion: False,
+        and the upload stays, if one is. Raises `KeyUnknown` if the server knows no such upload (any more)."""
+
+    async def is_made_of(self, key: str, parts: Sequence[Part]) -> bool:
+        """Whether the object under a key is that of these parts: by its size, and by its checksum where the vendor tells one. For
+        who asked to complete them and was not answered."""
+        try:
+            return (await self.head(key)).size_bytes == sum(part.size_bytes for part in parts)
+        except KeyUnknown:
+            return False
 
     @abc.abstractmethod
     async def abort(self, key: str, multipart_id: str) -> None:

@@ -100,7 +100,7 @@ class ObjectUpload(BackendUpload):
             for at in range(start, stop, CHUNK_BYTES):
                 yield await self._tail.read(at - tail_start, min(stop, at + CHUNK_BYTES) - tail_start)
         elif start < stop:
-            await self._join()
+            await self._join_early()
             async with self._client.get(self._target, start, stop) as (_, chunks):
                 async for chunk in chunks:
                     yield chunk
@@ -122,7 +122,7 @@ class ObjectUpload(BackendUpload):
             self._go_back(number)
             await self._take((saved or b"")[:kept])
         else:
-            await self._join()
+            await self._join_early()
             await self._send_again(offset)
 
     async def commit(self, key: str) -> tuple[str, ...]:
@@ -194,24 +194,38 @@ class ObjectUpload(BackendUpload):
         if not task.cancelled() and self._error is None:
             self._error = task.exception()
 
-    async def _join(self) -> None:
-        """Make one object of all parts, if it isn't one already."""
+    async def _join_early(self) -> None:
+        if not await self._join():
+            raise KeyUnknown("another session of this upload published it; start anew")
+
+    async def _join(self) -> bool:
+        """Make one object of all parts, if it isn't one already. False if another session's lies there, which stays."""
         if self._joined_bytes is not None:
-            return
+            return True
         size = self.offset
         if self._tail.size_bytes:
             await self._send_tail()
         await self.drain()
-        if self._target not in self._made:
+        is_new = self._target not in self._made
+        if is_new:
             self._made.append(self._target)
             # Known to whoever goes on after a crash: what is there is ours, and not another session's blob.
             await self._save(is_durable=False)
-        parts = [self._parts[number] for number in range(1, self._number)]
         # Not to be cancelled in the middle: whether the object is there must be known before it is deleted.
-        await unstoppable(self._client.complete(self._target, self._multipart_id, parts))
+        if not await unstoppable(self._complete(is_new=is_new)):
+            return False
         self._joined_bytes, self._multipart_id = size, ""
         self._points = ()
         await self._save(is_durable=False)
+        return True
+
+    async def _complete(self, *, is_new: bool) -> bool:
+        parts = [self._parts[number] for number in range(1, self._number)]
+        done = await self._client.complete(self._target, self._multipart_id, parts, is_new=is_new)
+        if not done:
+            # Another's: not to be deleted by us.
+            self._made.remove(self._target)
+        return done
 
     async def _send_again(self, offset: int) -> None:
         """Begin a new multipart upload of the same name with the first bytes of the object, which it will replace."""
@@ -244,7 +258,8 @@ class ObjectUpload(BackendUpload):
         # published by nobody, and what is there, and not of this spool, was.
         if self._target not in self._made and await self._is_there(self._target):
             return ()
-        await self._join()
+        if not await self._join():
+            return ()
         if not has_record:
             return (key,)
         record = record_key(key)

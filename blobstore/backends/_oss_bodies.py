@@ -60,7 +60,7 @@ class Incoming:
         self._arrived: asyncio.Queue[bytes | BaseException] = asyncio.Queue()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """All of it, checked at its end."""
+        """All of it, checked before its last chunk is told."""
         told = 0
         self._read_ahead()
         while told < self._size:
@@ -71,7 +71,14 @@ class Incoming:
                 self._read_ahead()
             if arrived:
                 told += len(arrived)
+                if told == self._size:
+                    # Before they are handed on: whoever passes them to a client must not have sent it the whole.
+                    self._compare()
                 yield arrived
+        if not self._size:
+            self._compare()
+
+    def _compare(self) -> None:
         if self._expected_crc is not None and self._expected_crc != (self._crc or 0):
             raise StorageFailed(
                 f"{self._doing}: the bytes that came have another CRC64 than the server told; read it again"

@@ -40,7 +40,6 @@ _BY_CODE: dict[str, type[BlobstoreError]] = {
     "StorageQuotaExceeded": StorageFull,
     "UserStorageQuotaExceeded": StorageFull,
     "SlowDown": SlowDown,
-    "Throttling": SlowDown,
     # Of the account, the bucket, or one kind of request; traffic has codes of its own, with the same end.
     "QpsLimitExceeded": SlowDown,
     # A body that was changed or cut on its way is sent again.
@@ -49,6 +48,7 @@ _BY_CODE: dict[str, type[BlobstoreError]] = {
     "RequestTimeout": TransientError,
 }
 _LIMIT_SUFFIX = "LimitExceeded"
+_THROTTLED = "Throttling"
 _SERVER_ERROR = 500
 _TOO_MANY = 429
 
@@ -98,7 +98,7 @@ def refused(doing: str, error: Refused) -> BlobstoreError:
 
 
 def _by_status(code: str, status: int) -> type[BlobstoreError]:
-    if code.endswith(_LIMIT_SUFFIX) or status == _TOO_MANY:
+    if code.endswith(_LIMIT_SUFFIX) or code.startswith(_THROTTLED) or status == _TOO_MANY:
         return SlowDown
     # A conflict is one with another request under way.
     if status >= _SERVER_ERROR or status == 409:
@@ -129,6 +129,11 @@ def _unreachable(doing: str, error: BaseException) -> BlobstoreError:
     """What went wrong on the way. Only the innermost cause is told: what stands around it repeats the whole request."""
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
         return ConfigInvalid(f"{doing}: {error}")
+    if isinstance(error, requests.exceptions.TooManyRedirects):
+        place = error.response.headers.get("Location", "") if error.response is not None else ""
+        return StorageFailed(
+            f"{doing}: the server sends it to {place!r:.200}; correct the endpoint, or take redirections off the bucket's website"
+        )
     cause = _innermost(error)
     text = f"{doing}: no answer: {type(cause).__name__}: {cause}"
     if "CERTIFICATE_VERIFY_FAILED" in str(error):

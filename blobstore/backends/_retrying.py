@@ -160,18 +160,24 @@ class RetryingClient(ObjectClient):
         """See `ObjectClient.list_parts`."""
         return await self._repeat(lambda _: self._client.list_parts(key, multipart_id))
 
-    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part]) -> None:
-        """See `ObjectClient.complete`. An upload that an earlier attempt completed is unknown, and its object there."""
-        size_bytes = sum(part.size_bytes for part in parts)
+    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part], *, is_new: bool = False) -> bool:
+        """See `ObjectClient.complete`. An upload that an earlier attempt completed is unknown, or its name taken, and its object
+        there."""
 
-        async def complete(may_have_happened: bool) -> None:  # noqa: FBT001
+        async def complete(may_have_happened: bool) -> bool:  # noqa: FBT001
             try:
-                await self._client.complete(key, multipart_id, parts)
+                done = await self._client.complete(key, multipart_id, parts, is_new=is_new)
             except KeyUnknown:
-                if not may_have_happened or not await self._has_size(key, size_bytes):
-                    raise
+                if may_have_happened and await self._client.is_made_of(key, parts):
+                    return True
+                raise
+            return done or (may_have_happened and await self._client.is_made_of(key, parts))
 
-        await self._repeat(complete)
+        return await self._repeat(complete)
+
+    async def is_made_of(self, key: str, parts: Sequence[Part]) -> bool:
+        """See `ObjectClient.is_made_of`."""
+        return await self._repeat(lambda _: self._client.is_made_of(key, parts))
 
     async def abort(self, key: str, multipart_id: str) -> None:
         """See `ObjectClient.abort`."""

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 from blobstore.abc.backend import ObjectInfo
 from blobstore.backends._crc64 import joined_crc64
 from blobstore.backends._object_client import Abilities, Limits, ObjectClient, OpenMultipart, Part
+from blobstore.backends._oss_answers import crc64_of, crc_told, size_told, sizes_told
 from blobstore.backends._oss_settings import OssSettings
-from blobstore.errors import ConfigInvalid, KeyUnknown, RangeInvalid, StorageFailed, TransientError
+from blobstore.errors import BlobstoreError, ConfigInvalid, KeyUnknown, StorageFailed, TransientError
 from blobstore.pool import WorkerPool, unstoppable
 
 __all__ = ["OssClient", "OssSettings"]
@@ -32,7 +33,7 @@ PART_MAX_BYTES = 5 * 1024**3
 PRESIGNED_MAX_S = 7 * 24 * 3600
 PAGE_KEYS = 1000
 _VERSION_HEADER = "x-oss-version-id"
-_PARTIAL = 206
+_CREATE_ONLY = {"x-oss-forbid-overwrite": "true"}
 
 
 class OssClient(ObjectClient):
@@ -102,7 +103,7 @@ class OssClient(ObjectClient):
         del sha256
         headers = {"Content-Type": "application/octet-stream", **self._kept_headers()}
         if is_new:
-            headers["x-oss-forbid-overwrite"] = "true"
+            headers |= _CREATE_ONLY
         doing = f"write {self._url(key)}"
         return await self._send(doing, data, lambda body: self._put(doing, key, data, body, headers))
 
@@ -114,7 +115,7 @@ class OssClient(ObjectClient):
         if found is None:
             return False
         self._note_version(found.headers)
-        if _crc_of(doing, found) != _crc64(data):
+        if crc_told(doing, found) != crc64_of(data):
             raise StorageFailed(f"{doing}: the server stored other bytes than it was sent")
         return True
 
@@ -135,7 +136,7 @@ class OssClient(ObjectClient):
             lambda: self._translated(doing, self._bucket.get_object, key, headers=headers), close_result
         )
         try:
-            size, length = _sizes(doing, result, start, is_range=is_range)
+            size, length = sizes_told(doing, result, start, is_range=is_range)
         except BaseException:
             close_result(result)
             raise
@@ -148,8 +149,9 @@ class OssClient(ObjectClient):
 
     async def head(self, key: str) -> ObjectInfo:
         """See `ObjectClient.head`."""
-        found = await self._ask(f"stat {self._url(key)}", lambda: self._bucket.head_object(key))
-        return ObjectInfo(key, found.content_length)
+        doing = f"stat {self._url(key)}"
+        found = await self._ask(doing, lambda: self._bucket.head_object(key))
+        return ObjectInfo(key, size_told(doing, found))
 
     # Many objects
 
@@ -225,9 +227,9 @@ class OssClient(ObjectClient):
 
         def send(body: Any) -> Part:
             # Before, as the bytes are in the cache then for the kernel to copy.
-            checksum = _crc64(data)
+            checksum = crc64_of(data)
             found = put_part(self._bucket, key, multipart_id, number, body)
-            if _crc_of(doing, found) != checksum:
+            if crc_told(doing, found) != checksum:
                 raise TransientError(f"{doing}: what came there has another CRC64 than what was sent")
             return Part(number, len(data), found.etag, checksum)
 
@@ -240,19 +242,42 @@ class OssClient(ObjectClient):
         doing = f"list the parts of {self._url(key)}"
         return await self._ask(doing, lambda: parts_of(self._bucket, key, multipart_id))
 
-    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part]) -> None:
+    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part], *, is_new: bool = False) -> bool:
         """See `ObjectClient.complete`. The checksum of the whole is compared with that of its parts, if all have one."""
         from blobstore.backends._oss_connection import complete
 
         doing = f"complete {self._url(key)}"
-        found = await self._change(doing, lambda: complete(self._bucket, key, multipart_id, parts))
+        headers = dict(_CREATE_ONLY) if is_new else {}
+        found = await self._change(doing, lambda: complete(self._bucket, key, multipart_id, parts, headers))
+        if found is None:
+            return False
         self._note_version(found.headers)
-        known = [(part.checksum, part.size_bytes) for part in parts if part.checksum is not None]
-        if found.crc is None or len(known) < len(parts):
-            return
-        if await self._pool.run(joined_crc64, known) != found.crc:
+        expected = await self._joined_crc64(parts)
+        if expected is None or expected == found.crc:
+            return True
+        # Whoever asked deletes it, too. That this fails must not be told: repeated for it, the completion would seem done.
+        with contextlib.suppress(BlobstoreError):
             await self.delete([key])
-            raise StorageFailed(f"{doing}: the server joined the parts to other bytes than were sent; push it again")
+        what = (
+            "joined the parts to other bytes than were sent" if found.crc is not None else "tells no CRC64 of the whole"
+        )
+        raise StorageFailed(f"{doing}: the server {what}; push it again")
+
+    async def is_made_of(self, key: str, parts: Sequence[Part]) -> bool:
+        """See `ObjectClient.is_made_of`."""
+        try:
+            found = await self._ask(f"stat {self._url(key)}", lambda: self._bucket.head_object(key))
+        except KeyUnknown:
+            return False
+        if found.content_length != sum(part.size_bytes for part in parts):
+            return False
+        expected = await self._joined_crc64(parts)
+        return expected is None or expected == found.server_crc
+
+    async def _joined_crc64(self, parts: Sequence[Part]) -> int | None:
+        """The checksum of all parts behind each other; None if that of one is not known."""
+        known = [(part.checksum, part.size_bytes) for part in parts if part.checksum is not None]
+        return await self._pool.run(joined_crc64, known) if len(known) == len(parts) else None
 
     async def abort(self, key: str, multipart_id: str) -> None:
         """See `ObjectClient.abort`."""
@@ -285,7 +310,8 @@ class OssClient(ObjectClient):
         valid_s = min(valid_s, PRESIGNED_MAX_S)
         doing = f"sign a URL of {self._url(key)}"
         sign = functools.partial(self._presigning.sign_url, "GET", key, valid_s, slash_safe=True)
-        return str(await self._ask(doing, sign))
+        # With the downloads, whose place it takes.
+        return str(await self._readers.run(self._translated, doing, sign))
 
     # Threads
 
@@ -343,31 +369,3 @@ async def _ended(running: asyncio.Future[Any]) -> None:
     if not running.cancelled():
         # Retrieved, so that it is not reported as lost.
         running.exception()
-
-
-def _crc64(data: bytes | bytearray) -> int:
-    from fastcrc import crc64
-
-    return crc64.xz(data)
-
-
-def _crc_of(doing: str, result: Any) -> int:
-    """The checksum that the server computed of what came there."""
-    if result.crc is None:
-        raise StorageFailed(f"{doing}: the server tells no CRC64 of what it stored; is this endpoint one of OSS?")
-    return int(result.crc)
-
-
-def _sizes(doing: str, result: Any, start: int, *, is_range: bool) -> tuple[int, int]:
-    """The size of the whole object, and how much of it comes."""
-    length = result.content_length
-    if length is None:
-        raise StorageFailed(f"{doing}: the server tells no length")
-    if not is_range:
-        return length, length
-    if result.status == _PARTIAL:
-        return int(result.headers["Content-Range"].rpartition("/")[2]), length
-    # A server that was not asked for standard behaviour sends the whole for a range that it can't satisfy.
-    if start >= length:
-        raise RangeInvalid(f"{doing}: it has {length} bytes, none at {start}")
-    raise StorageFailed(f"{doing}: the server ignores ranges")

@@ -234,13 +234,16 @@ class S3Client(ObjectClient):
                 return sorted(parts, key=lambda part: part.number)
             marker = int(answer["NextPartNumberMarker"])
 
-    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part]) -> None:
-        """See `ObjectClient.complete`."""
+    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part], *, is_new: bool = False) -> bool:
+        """See `ObjectClient.complete`. It replaces what is there: where a condition conflicts with another write, S3 wants all
+        parts sent again, and not every server knows conditions here."""
+        del is_new
         told = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
         doing = f"complete {self._named(key)}"
         await self._ask(
             "complete_multipart_upload", doing, Key=key, UploadId=multipart_id, MultipartUpload={"Parts": told}
         )
+        return True
 
     async def abort(self, key: str, multipart_id: str) -> None:
         """See `ObjectClient.abort`."""
