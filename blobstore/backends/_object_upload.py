@@ -271,18 +271,12 @@ class ObjectUpload(BackendUpload):
     async def _put_whole(self, name: str) -> bool:
         buffer = await self._tail.take() if self._tail.size_bytes else None
         try:
-            return await unstoppable(self._put_new(name, buffer.data if buffer is not None else b""))
+            # Not among what is deleted should this fail: a session of this upload that sent less than came here puts to the same
+            # name, under no lock, and who made it is then known to the index alone.
+            return await unstoppable(self._client.put(name, buffer.data if buffer is not None else b"", is_new=True))
         finally:
             if buffer is not None:
                 buffer.release()
-
-    async def _put_new(self, name: str, data: bytes | bytearray) -> bool:
-        self._made.append(name)
-        is_new = await self._client.put(name, data, is_new=True)
-        if not is_new:
-            # Another's: not to be deleted by us.
-            self._made.remove(name)
-        return is_new
 
     async def _is_there(self, name: str) -> bool:
         try:
