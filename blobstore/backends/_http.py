@@ -22,6 +22,7 @@ from urllib.request import getproxies, proxy_bypass
 import msgspec
 
 from blobstore.abc.backend import CHUNK_BYTES
+from blobstore.backends._read_ahead import ReadAhead
 from blobstore.pool import WorkerPool, unstoppable
 
 Arguments = ParamSpec("Arguments")
@@ -98,25 +99,13 @@ class HttpConnections:
             HttpFailed: no answer came, or (from the chunks) the body broke off.
         """
         exchange = _Exchange(self)
+        body = ReadAhead(self._pool, exchange.read, exchange.break_off)
         try:
             answer = await self._run(exchange, exchange.begin, make)
-            yield answer, self._chunks(exchange)
+            yield answer, _failing(body.chunks())
         finally:
+            await body.stop()
             exchange.end()
-
-    async def _chunks(self, exchange: _Exchange) -> AsyncIterator[bytes]:
-        ahead: asyncio.Task[bytes] | None = None
-        try:
-            while True:
-                chunk = await (ahead if ahead is not None else self._run(exchange, exchange.read))
-                if not chunk:
-                    return
-                ahead = asyncio.ensure_future(self._run(exchange, exchange.read))
-                yield chunk
-        finally:
-            if ahead is not None and not ahead.done():
-                ahead.cancel()
-                await unstoppable(_settled(ahead))
 
     async def _run(
         self, exchange: _Exchange, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
@@ -129,9 +118,9 @@ class HttpConnections:
             exchange.break_off()
             await unstoppable(_settled(running))
             raise
+        except ssl.SSLCertVerificationError:
+            raise
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, ssl.SSLCertVerificationError):
-                raise
             raise HttpFailed(str(error) or type(error).__name__) from error
 
     # In threads
@@ -259,6 +248,14 @@ class _Exchange:
     def _body(self) -> bytes:
         assert self._response is not None
         return self._response.read(_ANSWER_MAX_BYTES) if self._response.chunked else self._response.read()
+
+
+async def _failing(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in chunks:
+            yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise HttpFailed(str(error) or type(error).__name__) from error
 
 
 async def _settled(running: asyncio.Future[Result]) -> None:

@@ -27,7 +27,7 @@ _DEFAULT_LIMITS = RetryLimits()
 class RetryingClient(ObjectClient):
     """A client whose requests are repeated while that makes sense, and bounded in number.
 
-    `budget` is to be shared by all clients of a process. Deletes and listings are background: nobody waits for them, and they give way
+    `budget` is shared by all clients of a process. Deletes and listings are background: nobody waits for them, and they give way
     first when the server complains.
     """
 
