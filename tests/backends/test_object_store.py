@@ -83,6 +83,19 @@ async def test_less_than_a_part_is_one_request(scene: Scene, size: int) -> None:
     assert await read_all(backend, KEY) == DATA[:size]
 
 
+async def test_a_short_blob_that_another_session_put_outlives_a_put_that_fails(scene: Scene) -> None:
+    """One that sent less than comes here puts without the spool, so under no lock: what lies there may be a blob by now."""
+    backend = scene.backend()
+    upload = await backend.open_upload(UPLOAD)
+    await upload.write(DATA[:PART])
+    assert await backend.put_new(KEY, DATA[:PART])
+    scene.client.faults["put"].append(LOST)
+    with pytest.raises(TransientError):
+        await upload.commit(KEY)
+    assert await read_all(backend, KEY) == DATA[:PART]
+    assert await found_keys(backend, "") == [KEY]
+
+
 @pytest.mark.parametrize("closed_at", [0, 1, PART - 1, PART, PART + 1, 3 * PART, 3 * PART + 5])
 async def test_a_session_that_died_is_forgotten_behind_its_last_close(scene: Scene, closed_at: int) -> None:
     """Whatever the dead one sent behind: the next goes on where the one before closed, and ends whole."""
