@@ -80,6 +80,8 @@ class S3Client(ObjectClient):
 
     async def probe(self, scratch_key: str) -> Abilities:
         """See `ObjectClient.probe`."""
+        # Who has no right to delete is told before there is something to delete.
+        await self.delete([scratch_key])
         await self.put(scratch_key, b"first", is_new=False)
         try:
             creates_once = await self._creates_once(scratch_key)
