@@ -29,7 +29,7 @@ async def test_stores_share_what_the_process_has() -> None:
     stores = [_made(url, Config()) for url in ("s3://one/a", "s3://one/b", "s3://two")]
     assert {id(_budget(store)) for store in stores} == {id(_budget(stores[0]))}
     assert {id(store._client._budget) for store in stores} == {id(shared_budgets().retries)}  # type: ignore[attr-defined]
-    assert _budget(stores[0])._capacity == PART_BUDGET_BYTES == 32 * MIB
+    assert _budget(stores[0])._capacity == PART_BUDGET_BYTES == 40 * MIB
 
 
 async def test_what_one_upload_takes_the_other_store_has_not() -> None:
