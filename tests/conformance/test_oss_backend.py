@@ -50,16 +50,28 @@ class OssTests(BackendSuite):
 
 
 class TestSignatureV4(OssTests):
-    """As it comes."""
+    """As it comes, but that parts are small, and all the rest with them: the long form has them as they are."""
 
-    SEVERAL_PARTS_BYTES = 20 * MIB
+    LISTED_KEYS = 2_100
+    BIG_BYTES = 24 * MIB
+    CANCELLED_AWAITS = 8
+    SEVERAL_PARTS_BYTES = 5 * MIB
+    part_bytes = 2 * MIB
 
 
 class TestSignatureV1(OssTests):
-    """The older signature; and small parts, so that nearly every upload has several. Shorter where neither matters."""
+    """The older signature; and parts so small that nearly every upload has several."""
 
-    LISTED_KEYS = 2_100
-    BIG_BYTES = 16 * MIB
-    CANCELLED_AWAITS = 12
+    LISTED_KEYS = 1_100
+    BIG_BYTES = 8 * MIB
+    CANCELLED_AWAITS = 6
+    SEVERAL_PARTS_BYTES = MIB
     signature = "v1"
     part_bytes = MIB // 4
+
+
+@pytest.mark.long
+class TestFullSize(OssTests):
+    """Parts, objects and listings as large as they come, cancelled at each of many awaits."""
+
+    SEVERAL_PARTS_BYTES = 20 * MIB

@@ -46,8 +46,8 @@ class Control:
         verb = getattr(self, request.match_info["verb"])
         return web.json_response(verb(**await request.json()))
 
-    def bucket(self, name: str, versioning: str = "") -> None:
-        self._service.buckets[name] = Bucket(name, self._service.region, versioning)
+    def bucket(self, name: str, versioning: str = "", *, forgets: bool = False) -> None:
+        self._service.buckets[name] = Bucket(name, self._service.region, versioning, forgets=forgets)
 
     def drop_bucket(self, name: str) -> None:
         self._service.buckets.pop(name, None)

@@ -47,6 +47,7 @@ ACTIONS = {
 class Call:
     """One request, taken apart."""
 
+    service: Service
     request: web.Request
     operation: str
     bucket_name: str
@@ -62,7 +63,12 @@ class Call:
         if length is None and self.request.headers.get("transfer-encoding", "").lower() != "chunked":
             raise Refusal(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
         announced = self.headers.get("content-md5")
-        body = Body(length, wants_md5=announced is not None or (length or 0) <= IN_MEMORY_MAX_BYTES)
+        bucket = self.service.buckets.get(self.bucket_name) if self.key else None
+        body = Body(
+            length,
+            wants_md5=announced is not None or (length or 0) <= IN_MEMORY_MAX_BYTES,
+            is_forgotten=bucket is not None and bucket.forgets,
+        )
         is_garbled = self.fault is not None and self.fault.kind == "garble_received"
         async for data in self.request.content.iter_any():
             is_last = is_garbled and body.size + len(data) == length
@@ -123,7 +129,7 @@ class Service:
         if ACTIONS[operation] in account.denied:
             raise Refusal(403, "AccessDenied", "You have no right to access this object because of bucket acl.")
         fault = self.faults.take(operation, key)
-        return Call(request, operation, bucket_name, key, query, headers, account, fault)
+        return Call(self, request, operation, bucket_name, key, query, headers, account, fault)
 
     def _place(self, host: str, raw_path: str) -> tuple[str, str]:
         """Bucket and key: by path on an address or `localhost`, else by the host's name."""
