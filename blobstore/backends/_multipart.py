@@ -9,8 +9,9 @@ MIB = 1024 * 1024
 
 PART_BYTES = 8 * MIB
 """The first parts' size."""
-PART_BUDGET_BYTES = 32 * MIB
-"""What the parts of all uploads of one process take in memory."""
+PART_BUDGET_BYTES = 40 * MIB
+"""What the parts of all uploads of one process take in memory: those of one upload that are on their way, and one that fills, so
+that an upload which is alone needs no file for it."""
 PARTS_AT_ONCE = 4
 """How many parts of one upload are on their way at once."""
 PARTS_MAX = 10_000
