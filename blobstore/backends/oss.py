@@ -91,9 +91,13 @@ class OssClient(ObjectClient):
 
     async def probe(self, scratch_key: str) -> Abilities:
         """See `ObjectClient.probe`. The server never checks sha256."""
-        await self.put(scratch_key, b"1", is_new=False)
-        creates_once = not await self.put(scratch_key, b"2", is_new=True)
+        # Who has no right to delete is told before there is something to delete.
         await self.delete([scratch_key])
+        try:
+            await self.put(scratch_key, b"1", is_new=False)
+            creates_once = not await self.put(scratch_key, b"2", is_new=True)
+        finally:
+            await self.delete([scratch_key])
         return Abilities(creates_once=creates_once, checks_sha256=False, is_versioned=self._is_versioned)
 
     # Whole objects

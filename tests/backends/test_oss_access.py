@@ -125,6 +125,11 @@ async def test_no_right(oss_server: OssStandin) -> None:
             await client.put("k", b"x", is_new=False)
         with pytest.raises(AccessDenied, match="RAM policy"):
             await client.delete(["k"])
+    oss_server.add_account("writer", denied=("oss:DeleteObject",))
+    async with opened(settings_for(oss_server, bucket, access_key_id="writer")) as client:
+        with pytest.raises(AccessDenied, match="RAM policy"):
+            await client.probe("probe/x")
+    assert list(oss_server.ask("state", bucket=bucket)["versions"]) == ["k"]
 
 
 @pytest.mark.parametrize("signature", ["v4", "v1"])
