@@ -191,8 +191,9 @@ class ObjectUpload(BackendUpload):
     def _sent(self, number: int, task: asyncio.Task[None], buffer: PartBuffer) -> None:
         del self._sending[number]
         buffer.release()
-        if not task.cancelled() and self._error is None:
-            self._error = task.exception()
+        # Of each, so that none is told as one that nobody retrieved; of several the first counts.
+        error = None if task.cancelled() else task.exception()
+        self._error = self._error or error
 
     async def _join_early(self) -> None:
         if not await self._join():

@@ -164,7 +164,8 @@ class OssClient(ObjectClient):
         wanted = list(dict.fromkeys(keys))
         if not wanted:
             return frozenset()
-        doing = f"delete {len(wanted)} objects of {self.location}"
+        what = self._url(wanted[0]) if len(wanted) == 1 else f"{len(wanted)} objects of {self.location}"
+        doing = f"delete {what}"
         gone = frozenset[str]()
         if not self._is_versioned:
             found = await self._change(doing, lambda: self._bucket.batch_delete_objects(wanted))

@@ -1,6 +1,7 @@
 """What an object store's uploads do when requests fail, sessions die and clients stall; on a bucket in memory."""
 
 import asyncio
+import gc
 import os
 from pathlib import Path
 
@@ -217,6 +218,23 @@ async def test_a_part_that_fails_ends_the_session_not_the_upload(scene: Scene) -
     await upload.write(DATA[upload.offset :])
     await upload.commit(KEY)
     assert await published(backend, 1) == DATA
+
+
+async def test_parts_that_fail_together_are_told_once(scene: Scene) -> None:
+    """The error of one is told; those of the others to nobody, and not by the loop as ones that were forgotten."""
+    forgotten: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: forgotten.append(context))
+    backend = scene.backend()
+    upload = await backend.open_upload(UPLOAD)
+    scene.client.faults["put_part"].extend([LOST] * 4)
+    with pytest.raises(TransientError):
+        await upload.write(DATA)
+    await upload.abort()
+    del upload
+    gc.collect()
+    await asyncio.sleep(0)
+    assert forgotten == []
+    assert await found_keys(backend, "") == []
 
 
 @pytest.mark.parametrize("fault", [LOST, TIMED_OUT, SLOW_DOWN], ids=["lost", "timed out", "slow down"])

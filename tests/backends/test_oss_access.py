@@ -123,8 +123,10 @@ async def test_no_right(oss_server: OssStandin) -> None:
         assert await client.head("k") == ObjectInfo("k", 1)
         with pytest.raises(AccessDenied, match=f"write oss://{bucket}/k.*RAM policy"):
             await client.put("k", b"x", is_new=False)
-        with pytest.raises(AccessDenied, match="RAM policy"):
+        with pytest.raises(AccessDenied, match=f"delete oss://{bucket}/k.*RAM policy"):
             await client.delete(["k"])
+        with pytest.raises(AccessDenied, match=f"delete 2 objects of oss://{bucket}: .*RAM policy"):
+            await client.delete(["k", "l"])
     oss_server.add_account("writer", denied=("oss:DeleteObject",))
     async with opened(settings_for(oss_server, bucket, access_key_id="writer")) as client:
         with pytest.raises(AccessDenied, match="RAM policy"):
