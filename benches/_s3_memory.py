@@ -18,6 +18,9 @@ from blobstore.store import Store
 from tests.servers.processes import S3Server
 
 
+_NOISE = hashlib.shake_128(str(SEED).encode()).digest(MIB - 16)
+
+
 class Task(msgspec.Struct, frozen=True):
     """What to measure."""
 
@@ -33,10 +36,9 @@ async def _put_all(store: Store, task: Task) -> None:
 
 async def _put_fresh(store: Store, size_bytes: int, upload: int) -> None:
     """Each piece is made when it is wanted, as from a network, so that nothing but the store keeps it."""
-    noise = hashlib.shake_128(f"{SEED} {upload}".encode()).digest(MIB)
     async with store.repository("bench/memory").open_upload() as session:
         for number in range(size_bytes // MIB):
-            await session.write(number.to_bytes(16, "big") + noise[16:])
+            await session.write(b"".join((number.to_bytes(8, "big"), upload.to_bytes(8, "big"), _NOISE)))
         await session.commit()
 
 
