@@ -35,7 +35,7 @@ from blobstore.marker import read_marker
 from blobstore.promises import HoldTerms
 from blobstore.rebuild import RebuildReport, finish, rebuild
 from blobstore.reconcile import find_orphans
-from blobstore.remote import make_nas_backend, make_object_store, state_home
+from blobstore.remote import make_nas_backend, make_object_store, naming_endpoint, state_home
 from blobstore.store import Store
 
 _STORE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -130,7 +130,8 @@ async def _find(
         backend: Backend = make_nas_backend(location, config, state, discard)
     else:
         backend = make_object_store(location, config)
-    store_id = await _look_for_store(backend, is_new_wanted=is_new_wanted)
+    with contextlib.nullcontext() if isinstance(location, NasLocation) else naming_endpoint(location, config):
+        store_id = await _look_for_store(backend, is_new_wanted=is_new_wanted)
     is_new = store_id is None
     store_id = store_id or random_hex(16)
     if path is None:
@@ -154,7 +155,9 @@ async def _look_for_store(backend: Backend, *, is_new_wanted: bool) -> str | Non
             raise StoreUnknown(f"there is no store at {backend.location}; `blobstore init` makes one")
         if marker is not None and _STORE_ID.fullmatch(marker.store_id) is None:
             # A directory is named after it.
-            raise FormatUnsupported(f"{MARKER_KEY} is not a marker of a store: {marker.store_id!r:.80} is no id")
+            raise FormatUnsupported(
+                f"{MARKER_KEY} in {backend.location} is not a marker of a store: {marker.store_id!r:.80} is no id"
+            )
         stack.pop_all()
     return marker.store_id if marker is not None else None
 

@@ -12,6 +12,7 @@ from blobstore.errors import ConfigInvalid
 
 DEFAULT_STORE = "./blobstore-data"
 _KINDS = "a path, file:///path, nas:///path, s3://bucket/prefix or oss://bucket/prefix"
+_SCHEMES = frozenset({"file", "nas", "s3", "oss", "lmdb"})
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", re.ASCII)
 _PREFIX_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}", re.ASCII)
 _PREFIX_MAX_CHARS = 300
@@ -68,6 +69,7 @@ def parse_store_url(text: str) -> StoreLocation:
     if not text:
         raise ConfigInvalid("the store's URL is empty; give a path, or file:///path")
     scheme, _, rest = text.partition("://")
+    _check_slashes(text)
     match scheme.lower():
         case "s3":
             return S3Location(*_bucket_and_prefix("s3", rest))
@@ -87,6 +89,7 @@ def parse_index_url(text: str) -> LmdbLocation:
     Raises:
         ConfigInvalid: of a kind unknown or not supported by this version.
     """
+    _check_slashes(text)
     scheme, path = _split(text)
     if scheme not in (None, "lmdb") or not path:
         raise ConfigInvalid(f"{text!r} is no index; use lmdb:///path")
@@ -130,6 +133,13 @@ def _split(text: str) -> tuple[str | None, str]:
     if "\x00" in place:
         raise ConfigInvalid(f"{text!r}: a path holds no zero byte")
     return scheme, place
+
+
+def _check_slashes(text: str) -> None:
+    """A slash that was forgotten must not make a directory of that name."""
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme.lower() in _SCHEMES and not rest.startswith("//"):
+        raise ConfigInvalid(f"{text!r:.300}: write {scheme}://…; a path of that name is ./{text:.300}")
 
 
 def _three_slashes(text: str, scheme: str) -> str:

@@ -17,7 +17,7 @@ from blobstore.digest import Digest
 from blobstore.errors import BlobUnknown, ForeignStore, IndexMissing, StoreFrozen, StoreUnknown
 from blobstore.events import Alarm, EventSink, discard
 from blobstore.journal import Journal, check_not_ahead
-from blobstore.marker import Marker, check_marker, create_marker, new_marker, read_marker
+from blobstore.marker import Marker, check_marker, create_marker, half_rebuilt, new_marker, read_marker
 from blobstore.names import RepositoryName
 from blobstore.parts import Cleaner, Parts
 from blobstore.pool import WorkerPool
@@ -133,7 +133,7 @@ class Store:
 
     async def _join(self, marker: Marker) -> None:
         if marker.state != "ready":
-            raise StoreFrozen("an index rebuild was begun and not finished; run `blobstore index rebuild` again")
+            raise StoreFrozen(half_rebuilt(self._parts.backend))
         await self._parts.index.open()
         identity = await self._parts.index.identity()
         if identity is None:

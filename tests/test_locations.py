@@ -15,6 +15,7 @@ from blobstore.remote import state_home
     ("url", "location"),
     [
         ("/srv/x", FilesystemLocation("/srv/x")),
+        ("/srv/s3:x", FilesystemLocation("/srv/s3:x")),
         ("file:///srv/x", FilesystemLocation("/srv/x")),
         ("nas:///mnt/share/registry", NasLocation("/mnt/share/registry")),
         ("NAS://localhost/mnt/a%20b", NasLocation("/mnt/a b")),
@@ -48,6 +49,10 @@ def test_what_urls_mean(url: str, location: StoreLocation):
         ("nas:///mnt/x?y", "%3F"),
         ("gs://bucket", "is no kind of store; use a path, file:///path, nas:///path, s3://bucket/prefix or oss://"),
         ("", "empty"),
+        ("s3:/bucket/prefix", "write s3://"),
+        ("oss:bucket", "a path of that name is ./oss:bucket"),
+        ("file:/srv/x", "write file://"),
+        ("nas:x", "write nas://"),
     ],
 )
 def test_what_no_url_may_be(url: str, said: str):

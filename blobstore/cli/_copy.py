@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -17,7 +17,7 @@ from blobstore.cli._errors import FAILED, UsageInvalid
 from blobstore.cli._output import Output, complain, counted
 from blobstore.cli._progress import reporting
 from blobstore.config import Config, load_config
-from blobstore.errors import StoreUnknown
+from blobstore.errors import StoreBusy, StoreFrozen, StoreMismatch, StoreUnknown
 from blobstore.events import EventSink, discard
 from blobstore.locations import FilesystemLocation, NasLocation, parse_store_url
 from blobstore.store import Store
@@ -66,10 +66,13 @@ async def copy(
         raise UsageInvalid(f"{source!r:.300} and {target!r:.300} are the same store")
     with reporting(common, phase_in_lines="copy") as events:
         # The source first: for a mistyped one no store is to be made. Its damage is in the report.
-        async with (
-            open_store(source, index=common.index, config=from_config, events=discard) as read,
-            _open_target(target, to_index, into_config, events, is_dry_run=dry_run) as written,
-        ):
+        async with AsyncExitStack() as stack:
+            with _naming("source", source):
+                reading = open_store(source, index=common.index, config=from_config, events=discard)
+                read = await stack.enter_async_context(reading)
+            with _naming("target", target), _one_index_twice(source, target):
+                writing = _open_target(target, to_index, into_config, events, is_dry_run=dry_run)
+                written = await stack.enter_async_context(writing)
             report = await copy_store(read, written, deletes_extra=delete, is_dry_run=dry_run, progress=events)
     if dry_run:
         report.target = target
@@ -91,6 +94,29 @@ async def _open_target(
                 raise
             store = None
         yield store
+
+
+@contextmanager
+def _naming(role: str, url: str) -> Iterator[None]:
+    """Which of the two stores could not be opened; an error of one alone need not say."""
+    try:
+        yield
+    except (StoreMismatch, StoreFrozen) as error:
+        raise type(error)(f"the {role} {url!r:.300}: {error}") from error
+
+
+@contextmanager
+def _one_index_twice(source: str, target: str) -> Iterator[None]:
+    """One bucket by two names of its server: that is found out when its index is opened for the second time."""
+    try:
+        yield
+    except StoreBusy as error:
+        if isinstance(error.__cause__, BlockingIOError):
+            # Somebody else's lock.
+            raise
+        raise UsageInvalid(
+            f"{source!r:.300} and {target!r:.300} are the same store, or were given the same index: {error}"
+        ) from error
 
 
 def _place(url: str, config: Config) -> object:

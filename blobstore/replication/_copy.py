@@ -60,7 +60,10 @@ async def copy_store(
         async with nothing:
             return await copy_store(source, nothing, is_dry_run=True, progress=progress)
     if source.store_id == target.store_id:
-        raise ConfigInvalid(f"{source.backend.location} and {target.backend.location} are the same store")
+        raise ConfigInvalid(
+            f"{source.backend.location} and {target.backend.location} are the same store, as both have the id "
+            f"{source.store_id}; files that were copied by hand are no second store"
+        )
     return await _Copy(source, target, is_dry_run=is_dry_run, progress=progress).run(deletes_extra=deletes_extra)
 
 
