@@ -163,6 +163,11 @@ async def test_a_completion_replaces_nothing(oss_server: OssStandin, bucket: str
         oss_server.fault("CompleteMultipartUpload", "lose")
         multipart_id, parts = await send_parts(client, "new", [b"x" * MIB, b"tail"])
         assert await retrying.complete("new", multipart_id, parts, is_new=True)
+        # A server that looks at the name before it looks for the upload.
+        oss_server.fault("CompleteMultipartUpload", "lose")
+        oss_server.fault("CompleteMultipartUpload", "refuse", status=409, code="FileAlreadyExists")
+        multipart_id, parts = await send_parts(client, "newer", [b"x" * MIB, b"tail"])
+        assert await retrying.complete("newer", multipart_id, parts, is_new=True)
 
 
 async def test_an_upload_that_was_published_in_the_same_moment(
