@@ -19,7 +19,7 @@ from blobstore.clock import Clock, SystemClock, iso_utc, random_hex
 from blobstore.config import Config
 from blobstore.durable import is_there, make_directories, storage_errors, sync_directory
 from blobstore.errors import ForeignStore, FormatUnsupported, StoreUnknown
-from blobstore.events import EventSink, discard
+from blobstore.events import Event, EventSink, Waiting, discard
 from blobstore.gc import Collector, GcPolicy
 from blobstore.index.lmdb import LmdbIndex, exclusive_lock
 from blobstore.layout import MARKER_KEY
@@ -124,10 +124,10 @@ async def _find(
     path = parse_index_url(index).path if index else None
     if isinstance(location, FilesystemLocation):
         return _Place(FilesystemBackend(location.path), path or location.default_index_path)
-    # Beside the index, wherever that is: who shares the one shares the other.
-    state = f"{path}.state" if path else state_home()
+    # Beside the index, wherever that is and however it is spelled: who shares the one shares the other.
+    state = f"{await asyncio.to_thread(os.path.realpath, path)}.state" if path else state_home()
     if isinstance(location, NasLocation):
-        backend: Backend = make_nas_backend(location, config, state, discard)
+        backend: Backend = make_nas_backend(location, config, state, _only_waiting(events))
     else:
         backend = make_object_store(location, config)
     with contextlib.nullcontext() if isinstance(location, NasLocation) else naming_endpoint(location, config):
@@ -143,6 +143,16 @@ async def _find(
         assert isinstance(location, NasLocation)
         backend = make_nas_backend(location, config, state, events)
     return _Place(backend, path or os.path.join(state, "index"), store_id, is_new)
+
+
+def _only_waiting(events: EventSink) -> EventSink:
+    """What else is to be told of the storage is told when the store is opened."""
+
+    def tell(event: Event, /) -> None:
+        if isinstance(event, Waiting):
+            events(event)
+
+    return tell
 
 
 async def _look_for_store(backend: Backend, *, is_new_wanted: bool) -> str | None:

@@ -25,7 +25,6 @@ from blobstore.pool import Lane, WorkerPool
 Result = TypeVar("Result")
 _Entries = Sequence[tuple[str, int]]
 
-THREADS = 8
 _WRITEBACK_BYTES = 8 * 1024 * 1024
 _SHARDS = 256
 _DIRECTORIES_AHEAD = 32
@@ -36,10 +35,9 @@ _OWN_NAMES = ("blobs", "uploads", "journal", "checkpoint", "index", "lost+found"
 class FileBackend(Backend):
     """Files below `root`. Blobs are sharded over 256 directories, which are made once."""
 
-    def __init__(self, root: str, calls: FileCalls, properties: BackendProperties, threads: int) -> None:
+    def __init__(self, root: str, calls: FileCalls, properties: BackendProperties, pool: WorkerPool) -> None:
         self._root = os.path.abspath(root)
-        self._calls, self._properties = calls, properties
-        self._pool = WorkerPool("files", threads)
+        self._calls, self._properties, self._pool = calls, properties, pool
 
     @property
     def properties(self) -> BackendProperties:

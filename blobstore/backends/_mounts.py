@@ -35,8 +35,8 @@ class Mount(msgspec.Struct, frozen=True):
 
 
 def mount_of(path: str) -> Mount:
-    """The mount that a directory lies on, or will: that of its nearest parent that exists. Blocks as long as a server does that
-    doesn't answer."""
+    """The mount that a directory lies on, or will: that of its nearest parent that exists. Of kind "unknown" in a sandbox that
+    doesn't tell. Blocks as long as a server does that doesn't answer."""
     nearest = os.path.abspath(path)
     while True:
         try:
@@ -47,11 +47,11 @@ def mount_of(path: str) -> Mount:
             nearest = os.path.dirname(nearest)
     try:
         with open(f"/proc/self/fdinfo/{handle}", encoding="ascii") as file:
-            number = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
+            number = next((line.split()[1] for line in file if line.startswith("mnt_id:")), "-1")
     finally:
         os.close(handle)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return parse_mounts(file.read())[int(number)]
+        return parse_mounts(file.read()).get(int(number)) or Mount(nearest, "unknown", "unknown", ())
 
 
 def parse_mounts(text: str) -> dict[int, Mount]:

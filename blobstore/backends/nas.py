@@ -5,8 +5,10 @@ What differs from a local one is in `_nas_calls`; what is asked of the mount, he
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from blobstore.abc.backend import BackendProperties
 from blobstore.backends._file_backend import FileBackend
@@ -15,6 +17,10 @@ from blobstore.backends._local_locks import LocalLocks
 from blobstore.backends._mounts import NETWORK_FILE_SYSTEMS, Mount, mount_of
 from blobstore.backends._nas_calls import NasCalls
 from blobstore.errors import ConfigInvalid
+from blobstore.pool import WorkerPool
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 THREADS = 16
 """More than on a local disk: each waits for a server most of the time."""
@@ -22,6 +28,8 @@ LATE_REQUESTS_S = 5
 """What a process asked for before it was killed, or its host before it went down, may still be on its way to the server."""
 RECHECK_S = 5
 """A `stat` that finds nothing has asked the server; this is for one that answers while another host takes over."""
+SILENCE_S = 15
+"""After how long an operator is told that the server does not answer. Nothing is given up."""
 _SOFT = frozenset({"soft", "softerr"})
 
 
@@ -37,15 +45,28 @@ class NasBackend(FileBackend):
         state_directory: a directory on a disk of this host, one for each store, used by all of its processes that write to it: it
             holds the locks that keep two sessions off one upload. Made when it is needed.
         notify: is told what an operator should see.
+        tell_waiting: is told, while a call waits, that it waits for the server.
     """
 
     def __init__(
-        self, root: str, state_directory: str, *, threads: int = THREADS, notify: Callable[[str], None] = _unheard
+        self,
+        root: str,
+        state_directory: str,
+        *,
+        threads: int = THREADS,
+        notify: Callable[[str], None] = _unheard,
+        tell_waiting: Callable[[str], None] = _unheard,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._state_directory, self._notify = os.path.abspath(state_directory), notify
         self._nas_calls = NasCalls(os.path.abspath(root), LocalLocks(os.path.join(self._state_directory, "locks")))
         properties = BackendProperties(name="nas", late_requests_s=LATE_REQUESTS_S, recheck_s=RECHECK_S, is_shared=True)
-        super().__init__(root, self._nas_calls, properties, threads)
+        text = (
+            f"no answer from the file server of {os.path.abspath(root)} for {silence_s:g} s; what was asked waits until there is "
+            "one, and goes on then"
+        )
+        pool = _PatientPool(threads, silence_s, lambda: tell_waiting(text))
+        super().__init__(root, self._nas_calls, properties, pool)
 
     @property
     def silly_names_seen(self) -> int:
@@ -65,8 +86,8 @@ class NasBackend(FileBackend):
         refuse_soft(mount, self._root)
         if own.kind in NETWORK_FILE_SYSTEMS:
             raise ConfigInvalid(
-                f"{self._state_directory} is on {own.kind}, mounted at {own.place}: it keeps the processes of this host apart, "
-                "so it must be on one of its own disks; set XDG_STATE_HOME to a directory there"
+                f"{self._state_directory} is on {own.kind}, mounted at {own.place}: the index and the locks beside it are never "
+                "on a share; give --index (or BLOBSTORE_INDEX) a place on a disk of this host, or set XDG_STATE_HOME to one"
             )
         notice = notice_of(mount, self._root)
         if notice is not None:
@@ -90,10 +111,40 @@ def refuse_soft(mount: Mount, root: str) -> None:
 
 
 def notice_of(mount: Mount, root: str) -> str | None:
-    """What an operator should know of a mount that is not NFS: it is used all the same."""
-    if mount.is_nfs:
-        return None
+    """What an operator should know of a mount that is used all the same: that it is not NFS, or asks the server too seldom."""
     where = f"{root} is on {mount.kind} ({mount.source}, mounted at {mount.place})"
+    if mount.is_nfs:
+        if "nocto" not in mount.options:
+            return None
+        return (
+            f"{where} with the option `nocto`: what one host writes another may not see for a minute; mount it without"
+        )
     if mount.is_fuse or mount.kind in NETWORK_FILE_SYSTEMS:
         return f"{where}: nas:// is tested over NFS; docs/backends/nas.md says what else it needs of a file system"
     return f"{where}, which is no share: is the right one mounted? A store on a local disk is better opened as file://{root}"
+
+
+class _PatientPool(WorkerPool):
+    """Threads whose calls may wait for a server: once for each time that it is silent, that is told."""
+
+    def __init__(self, threads: int, silence_s: float, tell: Callable[[], None]) -> None:
+        super().__init__("files", threads)
+        self._silence_s, self._tell = silence_s, tell
+        self._is_told = False
+
+    async def run(
+        self, work: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result:
+        """See `WorkerPool.run`."""
+        timer = asyncio.get_running_loop().call_later(self._silence_s, self._say)
+        try:
+            result = await super().run(work, *args, **kwargs)
+        finally:
+            timer.cancel()
+        self._is_told = False
+        return result
+
+    def _say(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            self._tell()

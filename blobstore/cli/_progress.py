@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from blobstore.cli._common import Common
 from blobstore.cli._output import warn
 from blobstore.clock import Clock, SystemClock
-from blobstore.events import Alarm, Event, Progress
+from blobstore.events import Alarm, Event, Progress, Waiting
 from blobstore.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -22,17 +22,21 @@ _LINE_EVERY_S = 10
 
 
 class Reporter:
-    """An event sink. Alarms wait until the work is done: the error that ends a command often says the same."""
+    """An event sink. Alarms wait until the work is done: the error that ends a command often says the same. What it waits for is
+    told at once."""
 
-    def __init__(self, bars: Bars | None, lines: ProgressLines | None = None) -> None:
+    def __init__(self, bars: Bars | None, lines: ProgressLines | None = None, *, is_quiet: bool = False) -> None:
         self.alarms: list[str] = []
-        self._bars, self._lines = bars, lines
+        self._bars, self._lines, self._is_quiet = bars, lines, is_quiet
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, event: Event, /) -> None:
         """One event."""
         if isinstance(event, Alarm):
             self.alarms.append(event.text)
+        elif isinstance(event, Waiting):
+            if not self._is_quiet:
+                warn(event.text)
         elif isinstance(event, Progress) and self._bars is not None:
             self._show(self._bars, event)
         elif isinstance(event, Progress) and self._lines is not None:
@@ -79,7 +83,8 @@ def reporting(common: Common, *, shows_alarms: bool = True, phase_in_lines: str 
     the phase that is told line by line where there is no terminal."""
     wants_progress = not (common.quiet or common.json)
     bars = _bars() if sys.stderr.isatty() and wants_progress else None
-    reporter = Reporter(bars, ProgressLines(phase_in_lines) if phase_in_lines and wants_progress else None)
+    lines = ProgressLines(phase_in_lines) if phase_in_lines and wants_progress else None
+    reporter = Reporter(bars, lines, is_quiet=common.quiet)
     said = ""
     try:
         if bars is None:
