@@ -17,7 +17,6 @@ from blobstore.backends.s3 import S3Client
 from blobstore.store import Store
 from tests.servers.processes import S3Server
 
-
 _NOISE = hashlib.shake_128(str(SEED).encode()).digest(MIB - 16)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -47,7 +48,8 @@ def clean_environment() -> dict[str, str]:
 def free_ports(count: int, *, and_offset: int = 0) -> list[int]:
     """Ports of 127.0.0.1 that nobody listens on, and whose neighbours at `and_offset` are free as well."""
     found: list[int] = []
-    at = 20_000 + os.getpid() % 10_000
+    # Far from those of the next process, and all of them below those that the system gives to outgoing connections.
+    at = 11_000 + os.getpid() * 16 % 10_000
     while len(found) < count:
         at += 1
         if _is_free(at) and (not and_offset or _is_free(at + and_offset)):
@@ -84,7 +86,9 @@ def running(
         yield process
     finally:
         # Their ends are not what is tested, and take up to half a minute.
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            # It ended by itself; whoever waited for it says why.
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
