@@ -18,7 +18,7 @@ from blobstore.cli._output import Output, complain, counted
 from blobstore.cli._progress import reporting
 from blobstore.config import Config, load_config
 from blobstore.errors import StoreBusy, StoreFrozen, StoreMismatch, StoreUnknown
-from blobstore.events import EventSink, discard
+from blobstore.events import Alarm, Event, EventSink
 from blobstore.locations import FilesystemLocation, NasLocation, parse_store_url
 from blobstore.store import Store
 from blobstore.units import format_size
@@ -65,10 +65,10 @@ async def copy(
     if _place(source, from_config) == _place(target, into_config):
         raise UsageInvalid(f"{source!r:.300} and {target!r:.300} are the same store")
     with reporting(common, phase_in_lines="copy") as events:
-        # The source first: for a mistyped one no store is to be made. Its damage is in the report.
+        # The source first: for a mistyped one no store is to be made.
         async with AsyncExitStack() as stack:
             with _naming("source", source):
-                reading = open_store(source, index=common.index, config=from_config, events=discard)
+                reading = open_store(source, index=common.index, config=from_config, events=_without_alarms(events))
                 read = await stack.enter_async_context(reading)
             with _naming("target", target), _one_index_twice(source, target):
                 writing = _open_target(target, to_index, into_config, events, is_dry_run=dry_run)
@@ -78,6 +78,16 @@ async def copy(
         report.target = target
     _tell(Output(common), report)
     return 0 if report.is_complete else FAILED
+
+
+def _without_alarms(events: EventSink) -> EventSink:
+    """What is damaged at the source is in the report."""
+
+    def tell(event: Event, /) -> None:
+        if not isinstance(event, Alarm):
+            events(event)
+
+    return tell
 
 
 @asynccontextmanager

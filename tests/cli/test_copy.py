@@ -1,8 +1,11 @@
 """`copy`: one store into another, from the command line."""
 
+import contextlib
 import hashlib
 import json
 import os
+import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +113,67 @@ def test_one_store_is_not_two(cli: Cli, images: Images, tmp_path: Path) -> None:
         result = cli("copy", str(images.store), other)
         assert result.status == 2
         assert "the same store" in result.err
+
+
+@pytest.mark.parametrize(
+    ("marker", "said"),
+    [
+        ({"format": 99}, "has format version 99; this version of blobstore knows 1"),
+        ({"state": "rebuilding"}, "was begun and not finished"),
+        ({"index_id": "0" * 32}, "belongs to index"),
+    ],
+)
+@pytest.mark.parametrize("which", ["source", "target"])
+def test_a_store_that_is_not_to_be_used_is_refused(
+    cli: Cli, images: Images, target: Path, which: str, marker: dict[str, object], said: str
+) -> None:
+    """A newer format, half a rebuild, another host's index: it is said which of the two it is, and nothing is written."""
+    assert cli("init", "--store", str(target)).status == 0
+    path = (images.store if which == "source" else target) / "blobstore.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **marker}))
+    result = cli("copy", str(images.store), str(target))
+    assert result.status != 0
+    assert f"the {which} '{path.parent}': " in result.err
+    assert said in result.err
+    assert _files(target) == 0
+
+
+def test_a_directory_of_something_else_is_no_target(cli: Cli, images: Images, target: Path) -> None:
+    """Nothing is put among other people's files."""
+    target.mkdir()
+    (target / "file").write_text("x")
+    result = cli("copy", str(images.store), str(target))
+    assert result.status == 2
+    assert "is no store and not empty" in result.err
+    assert os.listdir(target) == ["file"]
+
+
+def test_files_copied_by_hand_are_no_second_store(cli: Cli, images: Images, target: Path) -> None:
+    """They have the id of the first: the two would write over each other's names."""
+    shutil.copytree(images.store, target)
+    result = cli("copy", str(images.store), str(target))
+    assert result.status == 2
+    assert "are the same store, as both have the id" in result.err
+
+
+def test_a_terminal_sees_how_far_it_is_and_a_script_does_not(images: Images, target: Path) -> None:
+    """A bar with the time that is left, on standard error; with --json nothing."""
+    shown = {}
+    for options in ((), ("--json",)):
+        leader, follower = pty.openpty()
+        command = [sys.executable, "-m", "blobstore", "copy", *options, str(images.store), str(target)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=follower) as process:
+            os.close(follower)
+            read = b""
+            with contextlib.suppress(OSError):
+                while data := os.read(leader, 65536):
+                    read += data
+        os.close(leader)
+        assert process.returncode == 0
+        shown[options] = read
+    assert b"copy" in shown[()]
+    assert b"left:" in shown[()]
+    assert shown["--json",] == b""
 
 
 def test_store_is_no_option_of_copy(cli: Cli, images: Images, target: Path) -> None:

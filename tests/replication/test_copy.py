@@ -14,6 +14,9 @@ from blobstore.events import Event, Progress
 from blobstore.gc import GcPolicy
 from blobstore.names import TagName
 from blobstore.replication import CopyReport, copy_store
+from blobstore.replication._blobs import big_blobs_at_once, small_blob_max_bytes, small_blobs_at_once
+from blobstore.replication._copy import repositories_at_once
+from blobstore.replication._repository import manifests_at_once
 from blobstore.store import Store
 from blobstore.testing.invariants import find_broken
 from tests.gc.scene import AT_ONCE, DAY_MS
@@ -250,6 +253,73 @@ async def test_a_copy_cut_short_goes_on(scene: Scene) -> None:
     report = await scene.copy()
     assert report.is_complete
     await scene.assert_alike()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+async def test_half_an_upload_is_dropped(scene: Scene, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """In the middle of a big blob: no upload stays open, nothing of its bytes stays, and the source's reads are closed."""
+    reached, reading = asyncio.Event(), 0
+    real = scene.source.store.backend.read
+
+    async def halting(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        yield await anext(chunks)
+        yield await anext(chunks)
+        reached.set()
+        if how == "failed":
+            raise TransientError("the endpoint is gone")
+        await asyncio.Event().wait()
+
+    @asynccontextmanager
+    async def read(key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+        nonlocal reading
+        async with real(key, start, stop) as chunks:
+            reading += 1
+            yield halting(chunks) if stop == len(BIG) else chunks
+        reading -= 1
+
+    _one_at_a_time(monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(scene.source.store.backend, "read", read)
+        task = asyncio.ensure_future(scene.copy())
+        await reached.wait()
+        if how == "cancelled":
+            task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled() == (how == "cancelled")
+        if how == "failed":
+            assert isinstance(task.exception(), TransientError)
+    target = scene.target.store
+    assert (await target.totals()).uploads == 0
+    await target.parts.cleaner.aclose()
+    assert [info async for info in target.backend.list("uploads/")] == []
+    await scene.target.check()
+    assert (await scene.copy()).is_complete
+    await scene.assert_alike()
+
+
+async def test_few_big_blobs_are_under_way_at_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes memory for its chunks at both ends; small ones are brought by the dozen."""
+    big = [bytes([number]) * (small_blob_max_bytes + 1) for number in range(10)]
+    await scene.source.push_image(b"config of the big ones", big, "big")
+    await scene.source.push_image(b"config of the small ones", [b"small %d" % number for number in range(60)], "small")
+    under_way, most = {True: 0, False: 0}, {True: 0, False: 0}
+    real = scene.source.store.backend.read
+
+    @asynccontextmanager
+    async def read(key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+        is_big = stop is not None and stop > small_blob_max_bytes
+        async with real(key, start, stop) as chunks:
+            under_way[is_big] += 1
+            most[is_big] = max(most[is_big], under_way[is_big])
+            await asyncio.sleep(0)
+            yield chunks
+        under_way[is_big] -= 1
+
+    monkeypatch.setattr(scene.source.store.backend, "read", read)
+    assert (await scene.copy()).is_complete
+    assert 1 < most[True] <= big_blobs_at_once
+    # And the manifests that wait for them.
+    assert 4 < most[False] <= small_blobs_at_once + repositories_at_once * manifests_at_once
 
 
 async def test_a_full_target_is_told_and_the_next_run_goes_on(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
