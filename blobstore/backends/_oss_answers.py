@@ -9,14 +9,6 @@ from blobstore.errors import RangeInvalid, StorageFailed
 _PARTIAL = 206
 
 
-def crc64_of(data: bytes | bytearray) -> int:
-    """The checksum that OSS computes."""
-    # Not at the top: an install without the extra has none.
-    from fastcrc import crc64
-
-    return crc64.xz(data)
-
-
 def crc_told(doing: str, result: Any) -> int:
     """The checksum that the server computed of what came there."""
     if result.crc is None:

@@ -27,21 +27,32 @@ class OutgoingStopped(Exception):
 class Outgoing:
     """A body that is sent piece by piece, and that can be stopped between two.
 
-    In pieces, as urllib3 applies the connect timeout to each call that sends, however much it has to send.
+    In pieces, as urllib3 applies the connect timeout to each call that sends, however much it has to send; and as each is summed
+    just before, which brings it into the cache for the kernel to copy.
     """
 
     def __init__(self, data: bytes | bytearray) -> None:
         self._view = memoryview(data)
         self._is_stopped = False
+        self.crc = crc64.xz(b"")
+        """Of what was sent."""
+
+    @property
+    def content(self) -> Outgoing | bytes:
+        """What requests is to send. An empty iterable it would send in chunks."""
+        return self if len(self._view) else b""
 
     def __len__(self) -> int:
         return len(self._view)
 
     def __iter__(self) -> Iterator[memoryview]:
+        self.crc = crc64.xz(b"")
         for at in range(0, len(self._view), SEND_BYTES):
             if self._is_stopped:
                 raise OutgoingStopped
-            yield self._view[at : at + SEND_BYTES]
+            piece = self._view[at : at + SEND_BYTES]
+            self.crc = crc64.xz(piece, self.crc)
+            yield piece
 
     def stop(self) -> None:
         """End the request that sends this; its thread ends soon."""

@@ -14,15 +14,18 @@ import hashlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from blobstore.abc.backend import ObjectInfo
 from blobstore.backends._crc64 import joined_crc64
 from blobstore.backends._object_client import Abilities, Limits, ObjectClient, OpenMultipart, Part
-from blobstore.backends._oss_answers import crc64_of, crc_told, size_told, sizes_told
+from blobstore.backends._oss_answers import crc_told, size_told, sizes_told
 from blobstore.backends._oss_settings import OssSettings
 from blobstore.errors import BlobstoreError, ConfigInvalid, KeyUnknown, StorageFailed, TransientError
 from blobstore.pool import WorkerPool, unstoppable
+
+if TYPE_CHECKING:
+    from blobstore.backends._oss_bodies import Outgoing
 
 __all__ = ["OssClient", "OssSettings"]
 
@@ -111,15 +114,15 @@ class OssClient(ObjectClient):
         doing = f"write {self._url(key)}"
         return await self._send(doing, data, lambda body: self._put(doing, key, data, body, headers))
 
-    def _put(self, doing: str, key: str, data: bytes | bytearray, body: Any, headers: dict[str, str]) -> bool:
+    def _put(self, doing: str, key: str, data: bytes | bytearray, body: Outgoing, headers: dict[str, str]) -> bool:
         from blobstore.backends._oss_connection import put_once
 
         headers["Content-MD5"] = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        found = put_once(self._bucket, key, body, headers)
+        found = put_once(self._bucket, key, body.content, headers)
         if found is None:
             return False
         self._note_version(found.headers)
-        if crc_told(doing, found) != crc64_of(data):
+        if crc_told(doing, found) != body.crc:
             raise StorageFailed(f"{doing}: the server stored other bytes than it was sent")
         return True
 
@@ -230,13 +233,11 @@ class OssClient(ObjectClient):
 
         doing = f"send part {number} of {self._url(key)}"
 
-        def send(body: Any) -> Part:
-            # Before, as the bytes are in the cache then for the kernel to copy.
-            checksum = crc64_of(data)
-            found = put_part(self._bucket, key, multipart_id, number, body)
-            if crc_told(doing, found) != checksum:
+        def send(body: Outgoing) -> Part:
+            found = put_part(self._bucket, key, multipart_id, number, body.content)
+            if crc_told(doing, found) != body.crc:
                 raise TransientError(f"{doing}: what came there has another CRC64 than what was sent")
-            return Part(number, len(data), found.etag, checksum)
+            return Part(number, len(data), found.etag, body.crc)
 
         return await self._send(doing, data, send)
 
@@ -329,14 +330,12 @@ class OssClient(ObjectClient):
         next."""
         return await unstoppable(self._pool.run(self._translated, doing, work))
 
-    async def _send(self, doing: str, data: bytes | bytearray, work: Callable[[Any], Result]) -> Result:
+    async def _send(self, doing: str, data: bytes | bytearray, work: Callable[[Outgoing], Result]) -> Result:
         """One request with a body. A cancelled wait stops it, and waits until its thread lets go of the buffer."""
         from blobstore.backends._oss_bodies import Outgoing
 
         body = Outgoing(data)
-        # requests would send an empty iterable in chunks.
-        asked = functools.partial(work, body if data else b"")
-        running = asyncio.ensure_future(self._pool.run(self._translated, doing, asked))
+        running = asyncio.ensure_future(self._pool.run(self._translated, doing, functools.partial(work, body)))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:

@@ -19,7 +19,7 @@ OSS = (
         (
             Edit(
                 _CLIENT,
-                "            if crc_told(doing, found) != checksum:\n",
+                "            if crc_told(doing, found) != body.crc:\n",
                 "            if crc_told(doing, found) < 0:\n",
             ),
         ),

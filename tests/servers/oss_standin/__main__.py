@@ -66,6 +66,7 @@ class Control:
         self._service.faults.clear()
         self._service.held.clear()
         self._service.counts.clear()
+        self._service.actions.clear()
         self._service.clock_ahead_s = 0
 
     def release(self) -> int:
@@ -87,6 +88,9 @@ class Control:
 
     def counts(self) -> dict[str, int]:
         return dict(self._service.counts)
+
+    def actions(self) -> dict[str, int]:
+        return dict(self._service.actions)
 
     def state(self, bucket: str) -> dict[str, Any]:
         """What a bucket really holds."""
