@@ -23,15 +23,14 @@ from tests.servers.processes import S3Server, clean_environment
 from tests.servers.weed import running_weed
 
 VOLUME_MIB = 1024
-VOLUMES_MAX = 40
-"""Enough for deleted bytes, too, which it frees a quarter of an hour later: the full form of a bench takes 12 GiB of disk."""
 
 
 @contextlib.contextmanager
 def fresh_server(path: Path) -> Iterator[S3Server]:
-    """A server with an empty bucket."""
+    """A server with an empty bucket. What is deleted it frees a quarter of an hour later: a full bench takes 12 GiB of
+    disk."""
     path.mkdir()
-    with running_weed(path, volume_mib=VOLUME_MIB, volumes_max=VOLUMES_MAX) as server:
+    with running_weed(path, volume_mib=VOLUME_MIB) as server:
         yield server
 
 

