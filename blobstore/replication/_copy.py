@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from blobstore.abc.paging import every
+from blobstore.abc.paging import every, every_repository
 from blobstore.abc.records import Blob, BlobState, ManifestNode
 from blobstore.backends.memory import MemoryBackend
 from blobstore.digest import Digest
-from blobstore.errors import (
-    BlobUnknown,
-    ConfigInvalid,
-)
+from blobstore.errors import BlobUnknown, ConfigInvalid
 from blobstore.events import EventSink, Progress, discard
 from blobstore.index.memory import MemoryIndex
 from blobstore.pool import for_each
@@ -81,7 +78,7 @@ class _Copy:
         # A manifest whose blobs are all there need not be looked into; with damage at the target, it may heal it.
         self._trusts_present = (await self._target.totals()).suspect_blobs == 0
         await self._compare()
-        await for_each(self._copy_repository, self._repositories(), repositories_at_once)
+        await for_each(self._copy_repository, every_repository(self._source.index, _PAGE), repositories_at_once)
         await self._copy_pins()
         await self._copy_aliases()
         await find_extras(self._source, self._target, self._report)
@@ -118,17 +115,7 @@ class _Copy:
             self._blobs.total_bytes += blob.size_bytes
         return is_there
 
-    async def _repositories(self) -> AsyncIterator[list[ManifestNode]]:
-        nodes: list[ManifestNode] = []
-        async for node in every(lambda after: self._source.index.scan_manifests(after, _PAGE)):
-            if nodes and nodes[-1].record.key.repository != node.record.key.repository:
-                yield nodes
-                nodes = []
-            nodes.append(node)
-        if nodes:
-            yield nodes
-
-    async def _copy_repository(self, nodes: list[ManifestNode]) -> None:
+    async def _copy_repository(self, nodes: Sequence[ManifestNode]) -> None:
         name = nodes[0].record.key.repository
         copying = RepositoryCopy(
             self._source,

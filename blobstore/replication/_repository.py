@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 
 from blobstore.abc.paging import every_tag
 from blobstore.abc.records import ManifestKey, ManifestNode, ManifestRecord, TagEntry
@@ -57,14 +58,14 @@ class RepositoryCopy:
         self._gone: set[Digest] = set()
         self._counted: set[Digest] = set()
 
-    async def run(self, nodes: list[ManifestNode]) -> None:
+    async def run(self, nodes: Sequence[ManifestNode]) -> None:
         """Each image with all that belongs to it, then its tags: who pulls by tag finds signatures, too. Not all tags at the end:
         a collector that deletes what has none would have a day of a long copy to do so."""
         for entry in await _tags(self._source, self._repository.name):
             self._tags.setdefault(entry.digest, deque()).append(entry)
         await for_each(self._copy_family, families(nodes), manifests_at_once)
 
-    async def _copy_family(self, nodes: list[ManifestNode]) -> None:
+    async def _copy_family(self, nodes: Sequence[ManifestNode]) -> None:
         for is_last in (False,) * (_ATTEMPTS_MAX - 1) + (True,):
             for batch in batches(nodes):
                 await for_each(lambda node: self._copy_manifest(node.record), batch, manifests_at_once)
