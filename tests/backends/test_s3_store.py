@@ -38,7 +38,7 @@ async def opened(settings: S3Settings, directory: Path) -> AsyncIterator[ObjectS
         await backend.aclose()
 
 
-@pytest.mark.parametrize("count", [1001, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [1001, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
 async def test_a_thousand_keys_are_one_request(weed: S3Server, tmp_path: Path, count: int) -> None:
     """To list and to delete; counted on their way to a real server."""
     keys, pages = sorted(key_of(number) for number in range(count)), -(-count // 1000)

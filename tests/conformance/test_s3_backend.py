@@ -122,16 +122,19 @@ class TestMoto(OnMoto, Sample):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 class TestWeedFully(OnWeed, BackendSuite):
     """Every test at its full size."""
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 class TestCephFully(OnCeph, BackendSuite):
     """The same."""
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 class TestMotoFully(OnMoto, BackendSuite):
     """The same; it takes its time for each key."""
 
