@@ -151,9 +151,10 @@ def _tell(output: Output, report: CopyReport) -> None:
     _list(output, [f"{each}  {extra}" for each in (*report.tags_extra, *report.manifests_extra)])
     if report.gone:
         output.remark(f"{counted(report.gone, 'manifest')} deleted at the source meanwhile")
+    pins = f", {counted(report.pins_copied, 'pin')}" if report.pins_copied else ""
     output.remark(
         f"{'would copy' if report.is_dry_run else 'copied'} {counted(report.blobs_copied, 'blob')}, "
-        f"{counted(report.manifests_copied, 'manifest')}, {counted(report.tags_copied + len(report.tags_moved), 'tag')} "
+        f"{counted(report.manifests_copied, 'manifest')}, {counted(report.tags_copied + len(report.tags_moved), 'tag')}{pins} "
         f"({format_size(report.bytes_copied)}); {counted(report.blobs_present, 'blob')} and "
         f"{counted(report.manifests_present, 'manifest')} there before"
     )

@@ -20,6 +20,7 @@ from blobstore.replication._repository import RepositoryCopy
 from blobstore.store import Store
 
 repositories_at_once = 4
+pins_at_once = 32
 
 _PAGE = 1000
 
@@ -79,7 +80,7 @@ class _Copy:
         self._trusts_present = (await self._target.totals()).suspect_blobs == 0
         await self._compare()
         await for_each(self._copy_repository, every_repository(self._source.index, _PAGE), repositories_at_once)
-        await self._copy_pins()
+        await for_each(self._copy_pin, _pins(self._source), pins_at_once)
         await self._copy_aliases()
         await find_extras(self._source, self._target, self._report)
         if deletes_extra and not self._is_dry_run:
@@ -128,23 +129,32 @@ class _Copy:
         )
         await copying.run(nodes)
 
-    async def _copy_pins(self) -> None:
-        async for digest in _pins(self._source):
-            there = await self._target.index.find_blob(digest)
-            if there is not None and any(
-                hold.repository is None for hold in await self._target.index.list_holds(digest)
-            ):
-                continue
+    async def _copy_pin(self, digest: Digest) -> None:
+        if await self._is_pinned(digest):
+            return
+        if self._is_dry_run:
             self._report.pins_copied += 1
-            if self._is_dry_run:
-                continue
-            with contextlib.suppress(BlobUnknown):
-                # Unpinned and collected meanwhile, or not there yet at the target.
-                if there is not None and there.state is not BlobState.SUSPECT:
-                    change = await self._target.index.pin_blob(digest, self._target.parts.clock.now_ms())
-                    await self._target.parts.journal.settle(change.sequence)
-                    continue
-                self._report.pins_copied -= not await self._blobs.bring_pinned(digest)
+            return
+        with contextlib.suppress(BlobUnknown):
+            # Unpinned and collected meanwhile.
+            if await self._pin(digest) or await self._blobs.bring_pinned(digest):
+                self._report.pins_copied += 1
+
+    async def _is_pinned(self, digest: Digest) -> bool:
+        index = self._target.index
+        there = await index.find_blob(digest)
+        if there is None or there.state is BlobState.SUSPECT:
+            return False
+        return any(hold.repository is None for hold in await index.list_holds(digest))
+
+    async def _pin(self, digest: Digest) -> bool:
+        """Pin what the target has already; False if it has not."""
+        try:
+            change = await self._target.index.pin_blob(digest, self._target.parts.clock.now_ms())
+        except BlobUnknown:
+            return False
+        await self._target.parts.journal.settle(change.sequence)
+        return True
 
     async def _copy_aliases(self) -> None:
         """What manifests name is there by now; these are the digests by which clients alone know a blob."""

@@ -550,3 +550,34 @@ async def test_pins_hold_at_the_target(scene: Scene) -> None:
     await scene.target.store.unpin(Digest.of(PINNED))
     with pytest.raises(BlobUnknown):
         await scene.target.store.unpin(Digest.of(PINNED))
+
+
+async def test_pins_are_copied_side_by_side(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once, and counted once, though many are under way; one that is damaged at the target is healed."""
+    for number in range(40):
+        async with await scene.source.store.open_pinned_upload() as upload:
+            await upload.write(b"pin %d" % number)
+            await upload.commit()
+    await damage(scene.source.store, Digest.of(b"pin 7"))
+    under_way = most = 0
+    real = scene.target.store.open_pinned_upload
+
+    async def open_pinned_upload():
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return await real()
+
+    monkeypatch.setattr(scene.target.store, "open_pinned_upload", open_pinned_upload)
+    report = await scene.copy()
+    assert most > 1
+    assert report.pins_copied == 40
+    assert [failure.digest for failure in report.failures] == [Digest.of(b"pin 7")]
+    blob = await scene.target.store.stat_blob(Digest.of(PINNED))
+    await lose(scene.target.store, blob.digest)
+    await scene.target.store.index.suspect_blob(blob.digest, blob.generation)
+    assert (await scene.copy()).blobs_copied == 1
+    async with scene.target.store.open_blob(blob.digest) as reader:
+        assert await reader.read() == PINNED
