@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from blobstore.backends._multipart import PartBudget, PartBuffer
@@ -19,6 +21,8 @@ class UploadTools(msgspec.Struct, frozen=True):
     prefix: str
     data_prefix: str
     part_bytes: int
+    creates_once: Callable[[], Awaitable[bool]]
+    """Whether the server refuses to put what is there already."""
 
 
 class Tail:

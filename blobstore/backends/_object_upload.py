@@ -270,6 +270,8 @@ class ObjectUpload(BackendUpload):
         return (self._target.removeprefix(self._tools.prefix), record)
 
     async def _put_whole(self, name: str) -> bool:
+        if not await self._tools.creates_once() and await self._is_there(name):
+            return False
         buffer = await self._tail.take() if self._tail.size_bytes else None
         try:
             # Not among what is deleted should this fail: a session of this upload that sent less than came here puts to the same

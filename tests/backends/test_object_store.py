@@ -76,6 +76,8 @@ async def test_a_known_blob_goes_straight_to_its_name(scene: Scene) -> None:
 async def test_less_than_a_part_is_one_request(scene: Scene, size: int) -> None:
     """At the commit, to its name."""
     backend = scene.backend()
+    await backend.prepare()
+    scene.client.calls.clear()
     upload = await backend.open_upload(UPLOAD)
     await upload.write(DATA[:size])
     assert not sum(scene.client.calls.values())
