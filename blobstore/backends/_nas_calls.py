@@ -138,8 +138,11 @@ class NasCalls(FileCalls):
         return _NasFile(path, _opened_or_raise(path, READ_FLAGS))
 
     def stat(self, path: str) -> os.stat_result:
-        """See `FileCalls.stat`."""
-        return _looked_for(lambda: os.stat(path, follow_symlinks=False), os.path.dirname(path))
+        """See `FileCalls.stat`. The server is asked: a client may show for a minute what another host has deleted."""
+        found = _found(path)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return found
 
     def entries(self, path: str) -> Sequence[os.DirEntry[str]]:
         """See `FileCalls.entries`; without names that no key can have: the client's own and those of our staging."""
@@ -149,7 +152,7 @@ class NasCalls(FileCalls):
 
     def size_of_entry(self, entry: os.DirEntry[str]) -> int:
         """See `FileCalls.size_of_entry`. A listing may be older than what it lists."""
-        return self.stat(entry.path).st_size
+        return _looked_for(lambda: entry.stat(follow_symlinks=False), os.path.dirname(entry.path)).st_size
 
     # Owning
 
@@ -244,14 +247,16 @@ def _looked_for(call: Callable[[], Result], directory: str) -> Result:
 
 
 def _found(path: str) -> os.stat_result | None:
-    """What is under a name on the server: opened, as a client may answer a mere look from what it remembers."""
+    """What is under a name on the server: opened, as a client may answer a mere look from what it remembers. A file without any
+    name is only kept for those who have it open."""
     handle = _opened(path, READ_FLAGS)
     if handle is None:
         return None
     try:
-        return os.fstat(handle)
+        found = os.fstat(handle)
     finally:
         os.close(handle)
+    return found if found.st_nlink else None
 
 
 def _opened(path: str, flags: int) -> int | None:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 import blobstore
 from blobstore.abc.backend import read_all
+from blobstore.backends import _mounts
 from blobstore.backends._local_locks import LocalLocks
 from blobstore.backends._mounts import mount_of, parse_mounts
 from blobstore.backends.nas import NasBackend, notice_of, refuse_soft
-from blobstore.errors import ConfigInvalid, ForeignStore, IndexMissing, StorageFailed, StoreUnknown, UploadBusy
+from blobstore.errors import (
+    ConfigInvalid,
+    ForeignStore,
+    IndexMissing,
+    KeyUnknown,
+    StorageFailed,
+    StoreUnknown,
+    UploadBusy,
+)
 from blobstore.index.lmdb import LmdbIndex
 from blobstore.store import Store
 from blobstore.testing._backend_stage import found_keys, key_of
@@ -29,6 +41,7 @@ MOUNTS = """\
 34 27 0:29 / /mnt/softerr rw,relatime - nfs4 nas:/images rw,vers=4.2,softerr
 35 27 0:30 /images /mnt/sshfs rw,nosuid - fuse.sshfs me@host: rw,user_id=0
 36 27 0:31 / /mnt/cifs rw - cifs //nas/images rw,vers=3.1.1,soft
+37 27 0:32 / /mnt/nocto rw,relatime - nfs4 nas:/images rw,vers=4.2,hard,nocto
 """
 
 
@@ -36,7 +49,7 @@ def test_mounts_are_read_as_the_kernel_tells_them() -> None:
     """With optional fields or without, names with blanks, and the options of both kinds."""
     mounts = parse_mounts(MOUNTS)
     assert {number: mount.kind for number, mount in mounts.items()} == {
-        22: "proc", 27: "ext4", 32: "nfs", 33: "nfs4", 34: "nfs4", 35: "fuse.sshfs", 36: "cifs",
+        22: "proc", 27: "ext4", 32: "nfs", 33: "nfs4", 34: "nfs4", 35: "fuse.sshfs", 36: "cifs", 37: "nfs4",
     }  # fmt: skip
     assert mounts[33].place == "/mnt/two words"
     assert mounts[32].source == "10.0.0.1:/srv/export"
@@ -49,6 +62,14 @@ def test_the_mount_of_a_directory_is_found(tmp_path: Path) -> None:
     assert mount_of("/proc/self").kind == "proc"
 
 
+def test_a_mount_that_is_not_told_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a sandbox: nothing is refused for it, and the operator is told."""
+    monkeypatch.setattr(_mounts, "parse_mounts", lambda _: {})
+    mount = mount_of(str(tmp_path))
+    refuse_soft(mount, str(tmp_path))
+    assert "is on unknown" in (notice_of(mount, str(tmp_path)) or "")
+
+
 @pytest.mark.parametrize(("number", "option"), [(33, "soft"), (34, "softerr")])
 def test_soft_mounts_are_refused(number: int, option: str) -> None:
     """With the mount's place, the option, and what to write instead."""
@@ -58,10 +79,17 @@ def test_soft_mounts_are_refused(number: int, option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(32, None), (27, "is the right one mounted"), (35, "tested over NFS"), (36, "tested over NFS")]
+    ("number", "said"),
+    [
+        (32, None),
+        (27, "is the right one mounted"),
+        (35, "tested over NFS"),
+        (36, "tested over NFS"),
+        (37, "`nocto`: what one host writes another may not see"),
+    ],
 )
-def test_what_is_not_nfs_is_used_with_a_word(number: int, said: str | None) -> None:
-    """None on NFS. A `soft` of another kind of file system is not NFS's."""
+def test_what_is_not_as_it_should_be_is_used_with_a_word(number: int, said: str | None) -> None:
+    """None on NFS as it is wanted. A `soft` of another kind of file system is not NFS's."""
     mount = parse_mounts(MOUNTS)[number]
     refuse_soft(mount, "/mnt/store")
     notice = notice_of(mount, "/mnt/store")
@@ -84,6 +112,48 @@ async def test_a_root_that_is_a_file_is_no_store(tmp_path: Path) -> None:
     backend = NasBackend(str(tmp_path / "store"), str(tmp_path / "state"))
     with pytest.raises(StoreUnknown):
         await backend.open()
+    await backend.aclose()
+
+
+async def test_a_server_that_is_silent_is_told(tmp_path: Path) -> None:
+    """Once for each time, while the call waits for it; nothing is given up."""
+    said: asyncio.Queue[str] = asyncio.Queue()
+    backend = NasBackend(str(tmp_path / "store"), str(tmp_path / "state"), tell_waiting=said.put_nowait, silence_s=0.01)
+    await backend.open()
+    for _ in range(2):
+        answer = threading.Event()
+        calls = [asyncio.ensure_future(backend._pool.run(answer.wait)) for _ in range(3)]
+        assert f"no answer from the file server of {tmp_path}/store for 0.01 s" in await said.get()
+        answer.set()
+        assert await asyncio.gather(*calls) == [True] * 3
+        assert said.empty()
+    await backend.aclose()
+
+
+async def test_a_walk_takes_few_turns_of_a_thread(tmp_path: Path) -> None:
+    """Each costs more than a small directory; one with many names is listed alone."""
+    backend = NasBackend(str(tmp_path / "store"), str(tmp_path / "state"))
+    await backend.open()
+    await backend.prepare()
+    turns: list[int] = []
+    run = backend._pool.run
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        result = await run(*args, **kwargs)
+        turns.append(len(result))
+        return result
+
+    backend._pool.run = counted  # type: ignore[method-assign]
+    assert await found_keys(backend, "") == []
+    assert len(turns) <= 20
+    assert sum(turns) >= 256
+    turns.clear()
+    for shard in ("00", "01", "02"):
+        for number in range(1000):
+            Path(backend.path_of(f"blobs/sha256/{shard}/{number:04}")).touch()
+    found = await found_keys(backend, "blobs/sha256/0")
+    assert (len(found), found) == (3000, sorted(found))
+    assert turns.count(1) >= 3
     await backend.aclose()
 
 
@@ -169,6 +239,37 @@ async def test_an_upload_is_one_processs(backends: tuple[NasBackend, NasBackend]
     assert resumed.offset == 4
     await resumed.commit(key_of(0))
     assert await read_all(first, key_of(0)) == b"some"
+
+
+async def test_what_a_dead_session_published_is_not_taken_up(backends: tuple[NasBackend, NasBackend]) -> None:
+    """It died between the blob's name and the end of the upload's: to write to that is to write into the blob."""
+    first, second = backends
+    upload = await first.open_upload("0" * 32)
+    await upload.write(b"bytes")
+    await upload.aclose()
+    os.link(first.path_of("uploads/" + "0" * 32), first.path_of(key_of(0)))
+    for _ in range(2):
+        with pytest.raises(KeyUnknown):
+            await second.open_upload("0" * 32, resume=True)
+    assert await found_keys(first, "") == [key_of(0)]
+    assert await read_all(first, key_of(0)) == b"bytes"
+
+
+async def test_locks_are_shared_however_the_index_is_spelled(tmp_path: Path) -> None:
+    """Who shares an index shares the locks beside it, or two would write to one upload."""
+    (tmp_path / "spelled").symlink_to(tmp_path / "index")
+    url = f"nas://{tmp_path}/store"
+    async with blobstore.open(url, index=str(tmp_path / "index"), create=True) as store:
+        upload = await store.backend.open_upload("0" * 32)
+        backend = store.backend
+    for place in ("index", "spelled"):
+        async with blobstore.open(url, index=str(tmp_path / place)) as other:
+            assert isinstance(other.backend, NasBackend)
+            assert isinstance(backend, NasBackend)
+            assert other.backend._state_directory == backend._state_directory
+            with pytest.raises(UploadBusy):
+                await other.backend.open_upload("0" * 32, resume=True)
+    del upload
 
 
 async def test_what_a_dead_process_staged_goes(backends: tuple[NasBackend, NasBackend]) -> None:

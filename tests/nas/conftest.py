@@ -53,8 +53,14 @@ class HurtingMount:
 @pytest.fixture(scope="module")
 def hurting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HurtingMount]:
     """Hurts nobody until it is told to."""
-    fusermount = require_tool("fusermount3")
-    base = tmp_path_factory.mktemp("hurting")
+    require_tool("fusermount3", how="Debian: apt-get install fuse3")
+    with hurting_mount(tmp_path_factory.mktemp("hurting")) as mount:
+        yield mount
+
+
+@contextlib.contextmanager
+def hurting_mount(base: Path) -> Iterator[HurtingMount]:
+    """A mount below `base`. Should this process be killed, it goes: its server ends, and fusermount3 waits for that."""
     mount = HurtingMount(base / "source", base / "mount", base / "plan.json")
     for directory in (mount.source, mount.place):
         directory.mkdir()
@@ -72,8 +78,6 @@ def hurting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HurtingMount]:
             time.sleep(0.01)
         yield mount
     finally:
-        subprocess.run([fusermount, "-u", "-z", mount.place], check=False)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
         process.kill()
         process.communicate()
+        subprocess.run(["fusermount3", "-u", "-z", "-q", mount.place], check=False, stderr=subprocess.DEVNULL)
