@@ -16,7 +16,7 @@ import pytest_asyncio
 
 import blobstore
 from blobstore.abc.backend import read_all
-from blobstore.backends import _mounts
+from blobstore.backends import _mounts, nas
 from blobstore.backends._local_locks import LocalLocks
 from blobstore.backends._mounts import mount_of, parse_mounts
 from blobstore.backends.nas import NasBackend, notice_of, refuse_soft
@@ -76,6 +76,23 @@ def test_soft_mounts_are_refused(number: int, option: str) -> None:
     mount = parse_mounts(MOUNTS)[number]
     with pytest.raises(ConfigInvalid, match=f"nas:/images.*{mount.place}.*`{option}`.*mount -t nfs -o hard"):
         refuse_soft(mount, f"{mount.place}/store")
+
+
+@pytest.mark.parametrize("number", [33, 34])
+async def test_a_store_on_a_soft_mount_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nor made there. Over real mounts: tests/nas."""
+    soft = parse_mounts(MOUNTS)[number]
+    monkeypatch.setattr(nas, "mount_of", lambda path: soft if path.startswith(f"{tmp_path}/store") else mount_of(path))
+    backend = NasBackend(str(tmp_path / "store"), str(tmp_path / "state"))
+    with pytest.raises(ConfigInvalid, match="writes are lost"):
+        await backend.open()
+    await backend.aclose()
+    with pytest.raises(ConfigInvalid, match="writes are lost"):
+        async with blobstore.open(f"nas://{tmp_path}/store", index=str(tmp_path / "index"), create=True):
+            pass
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(

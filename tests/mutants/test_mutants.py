@@ -29,6 +29,8 @@ def test_a_mutant_is_caught(mutant: Mutant, tmp_path: Path, capsys: pytest.Captu
     tree = copy_project(tmp_path / "project", mutant)
     trial = run_tests(tree, mutant.caught_by, timeout_s=TRIAL_S)
     discard(tree)
+    if trial.is_skipped:
+        pytest.skip(f"{mutant.name}: {trial.output[-300:]}")
     if mutant.saved_by:
         assert trial.has_passed, f"{mutant.name} was to be saved by {mutant.saved_by}:\n{trial.output}"
         verdict = f"saved by {mutant.saved_by}"
