@@ -14,7 +14,7 @@ from blobstore.abc.backend import BackendProperties
 from blobstore.backends._file_backend import FileBackend
 from blobstore.backends._files import translated
 from blobstore.backends._local_locks import LocalLocks
-from blobstore.backends._mounts import NETWORK_FILE_SYSTEMS, Mount, mount_of
+from blobstore.backends._mounts import NETWORK_FILE_SYSTEMS, Mount, expected_share, is_below, mount_of, read_fstab
 from blobstore.backends._nas_calls import NasCalls
 from blobstore.errors import ConfigInvalid
 from blobstore.pool import WorkerPool
@@ -56,16 +56,15 @@ class NasBackend(FileBackend):
         threads: int = THREADS,
         notify: Callable[[str], None] = _unheard,
         tell_waiting: Callable[[str], None] = _unheard,
-        silence_s: float = SILENCE_S,
     ) -> None:
         self._state_directory, self._notify = os.path.abspath(state_directory), notify
         self._nas_calls = NasCalls(os.path.abspath(root), LocalLocks(os.path.join(self._state_directory, "locks")))
         properties = BackendProperties(name="nas", late_requests_s=LATE_REQUESTS_S, recheck_s=RECHECK_S, is_shared=True)
         text = (
-            f"no answer from the file server of {os.path.abspath(root)} for {silence_s:g} s; what was asked waits until there is "
+            f"no answer from the file server of {os.path.abspath(root)} for {SILENCE_S} s; what was asked waits until there is "
             "one, and goes on then"
         )
-        pool = _PatientPool(threads, silence_s, lambda: tell_waiting(text))
+        pool = PatientPool(threads, SILENCE_S, lambda: tell_waiting(text))
         super().__init__(root, self._nas_calls, properties, pool)
 
     @property
@@ -77,13 +76,16 @@ class NasBackend(FileBackend):
         """See `Backend.open`. Waits as long as the server doesn't answer.
 
         Raises:
-            ConfigInvalid: the share is mounted so that it may lose what was written, or the state directory is on a share, too.
+            ConfigInvalid: the share is mounted so that it may lose what was written, or is not mounted, or the state directory is
+                on a share, too.
             StoreUnknown: the root is there, but no directory.
         """
         with translated(f"look at the mount of {self._root}"):
             mount = await self._pool.run(mount_of, self._root)
             own = await self._pool.run(mount_of, self._state_directory)
+            fstab = await self._pool.run(read_fstab)
         refuse_soft(mount, self._root)
+        refuse_unmounted(mount, self._root, fstab)
         if own.kind in NETWORK_FILE_SYSTEMS:
             raise ConfigInvalid(
                 f"{self._state_directory} is on {own.kind}, mounted at {own.place}: the index and the locks beside it are never "
@@ -110,6 +112,20 @@ def refuse_soft(mount: Mount, root: str) -> None:
         )
 
 
+def refuse_unmounted(mount: Mount, root: str, fstab: str) -> None:
+    """What is below the place of a share that is not mounted is not that share: a store must not be made there.
+
+    Raises:
+        ConfigInvalid: /etc/fstab has a share for this place, which is not there.
+    """
+    share = expected_share(root, fstab)
+    if share is not None and not is_below(mount.place, share.place):
+        raise ConfigInvalid(
+            f"{root} should be on {share.source}, which /etc/fstab mounts at {share.place}, but that is not mounted: run "
+            f"`mount {share.place}`"
+        )
+
+
 def notice_of(mount: Mount, root: str) -> str | None:
     """What an operator should know of a mount that is used all the same: that it is not NFS, or asks the server too seldom."""
     where = f"{root} is on {mount.kind} ({mount.source}, mounted at {mount.place})"
@@ -124,7 +140,7 @@ def notice_of(mount: Mount, root: str) -> str | None:
     return f"{where}, which is no share: is the right one mounted? A store on a local disk is better opened as file://{root}"
 
 
-class _PatientPool(WorkerPool):
+class PatientPool(WorkerPool):
     """Threads whose calls may wait for a server: once for each time that it is silent, that is told."""
 
     def __init__(self, threads: int, silence_s: float, tell: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -18,8 +19,8 @@ import blobstore
 from blobstore.abc.backend import read_all
 from blobstore.backends import _mounts, nas
 from blobstore.backends._local_locks import LocalLocks
-from blobstore.backends._mounts import mount_of, parse_mounts
-from blobstore.backends.nas import NasBackend, notice_of, refuse_soft
+from blobstore.backends._mounts import Mount, mount_of, parse_mounts
+from blobstore.backends.nas import NasBackend, PatientPool, notice_of, refuse_soft, refuse_unmounted
 from blobstore.errors import (
     ConfigInvalid,
     ForeignStore,
@@ -132,19 +133,18 @@ async def test_a_root_that_is_a_file_is_no_store(tmp_path: Path) -> None:
     await backend.aclose()
 
 
-async def test_a_server_that_is_silent_is_told(tmp_path: Path) -> None:
+async def test_a_server_that_is_silent_is_told() -> None:
     """Once for each time, while the call waits for it; nothing is given up."""
     said: asyncio.Queue[str] = asyncio.Queue()
-    backend = NasBackend(str(tmp_path / "store"), str(tmp_path / "state"), tell_waiting=said.put_nowait, silence_s=0.01)
-    await backend.open()
+    pool = PatientPool(4, 0.01, lambda: said.put_nowait("silent"))
     for _ in range(2):
         answer = threading.Event()
-        calls = [asyncio.ensure_future(backend._pool.run(answer.wait)) for _ in range(3)]
-        assert f"no answer from the file server of {tmp_path}/store for 0.01 s" in await said.get()
+        calls = [asyncio.ensure_future(pool.run(answer.wait)) for _ in range(3)]
+        assert await said.get() == "silent"
         answer.set()
         assert await asyncio.gather(*calls) == [True] * 3
         assert said.empty()
-    await backend.aclose()
+    await pool.aclose()
 
 
 async def test_a_walk_takes_few_turns_of_a_thread(tmp_path: Path) -> None:
@@ -172,6 +172,53 @@ async def test_a_walk_takes_few_turns_of_a_thread(tmp_path: Path) -> None:
     assert (len(found), found) == (3000, sorted(found))
     assert turns.count(1) >= 3
     await backend.aclose()
+
+
+FSTAB = """\
+# /etc/fstab
+UUID=1234 / ext4 errors=remount-ro 0 1
+nas:/images  /mnt/images/  nfs  vers=4.2,hard 0 0
+nas:/inner   /mnt/images/in\\040ner nfs4
+#nas:/gone /mnt/gone nfs hard 0 0
+/dev/sdb1 /mnt/disk xfs defaults
+me@host: /mnt/sshfs fuse.sshfs defaults
+"""
+ROOT = Mount("/", "ext4", "/dev/vda1", ())
+
+
+@pytest.mark.parametrize(
+    ("root", "mounted_at", "missing"),
+    [
+        ("/mnt/images/store", "/", "nas:/images"),
+        ("/mnt/images", "/", "nas:/images"),
+        ("/mnt/images/store", "/mnt", "nas:/images"),
+        ("/mnt/images/in ner/store", "/mnt/images", "nas:/inner"),
+        ("/mnt/sshfs/store", "/", "me@host:"),
+        ("/mnt/images/store", "/mnt/images", None),
+        ("/mnt/images/store", "/mnt/images/store", None),
+        ("/mnt/images/in ner/store", "/mnt/images/in ner", None),
+        ("/mnt/images2/store", "/", None),
+        ("/mnt/gone/store", "/", None),
+        ("/mnt/disk/store", "/", None),
+    ],
+)
+def test_a_share_that_should_be_mounted_must_be(root: str, mounted_at: str, missing: str | None) -> None:
+    """Or what is written would be on the disk below its place, and hidden once it is mounted."""
+    mount = msgspec.structs.replace(ROOT, place=mounted_at)
+    if missing is None:
+        refuse_unmounted(mount, root, FSTAB)
+    else:
+        with pytest.raises(ConfigInvalid, match=f"{missing}, which /etc/fstab mounts at .* is not mounted"):
+            refuse_unmounted(mount, root, FSTAB)
+
+
+async def test_nothing_is_made_where_a_share_is_not_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by a command that makes stores."""
+    monkeypatch.setattr(nas, "read_fstab", lambda: f"nas:/images {tmp_path} nfs hard 0 0")
+    with pytest.raises(ConfigInvalid, match=f"run `mount {tmp_path}`"):
+        async with blobstore.open(f"nas://{tmp_path}/store", index=str(tmp_path / "index"), create=True):
+            pass
+    assert os.listdir(tmp_path) == []
 
 
 # Locks
