@@ -139,7 +139,9 @@ def _check_slashes(text: str) -> None:
     """A slash that was forgotten must not make a directory of that name."""
     scheme, colon, rest = text.partition(":")
     if colon and scheme.lower() in _SCHEMES and not rest.startswith("//"):
-        raise ConfigInvalid(f"{text!r:.300}: write {scheme}://…; a path of that name is ./{text:.300}")
+        # What may hold a secret is not quoted.
+        quoted = f"{scheme}:…" if "@" in text or "?" in text else f"{text!r:.300}"
+        raise ConfigInvalid(f"{quoted}: write {scheme}://… for a URL, or ./ in front of a path of that name")
 
 
 def _three_slashes(text: str, scheme: str) -> str:

@@ -50,7 +50,7 @@ def test_what_urls_mean(url: str, location: StoreLocation):
         ("gs://bucket", "is no kind of store; use a path, file:///path, nas:///path, s3://bucket/prefix or oss://"),
         ("", "empty"),
         ("s3:/bucket/prefix", "write s3://"),
-        ("oss:bucket", "a path of that name is ./oss:bucket"),
+        ("oss:bucket", "or ./ in front of a path of that name"),
         ("file:/srv/x", "write file://"),
         ("nas:x", "write nas://"),
     ],

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -219,7 +220,7 @@ def test_a_full_target_is_told(cli: Cli, store: Path, layout: Layout, tmp_path: 
 
 def test_a_killed_copy_goes_on(cli: Cli, store: Path, layout: Layout, tmp_path: Path, target: Path) -> None:
     """Killed with signal 9 at many moments, a collection of the target in between; then one run, and all is there and whole."""
-    for number in range(50):
+    for number in range(30):
         layout.image(f"v{number}", [layout.layer(20_000), layout.layer(1_100_000)])
     assert cli("import", str(layout.path), "app").status == 0
     command = [sys.executable, "-m", "blobstore", "copy", str(store), str(target)]
@@ -228,7 +229,8 @@ def test_a_killed_copy_goes_on(cli: Cli, store: Path, layout: Layout, tmp_path: 
         before = _files(target)
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
             while process.poll() is None and _files(target) < before + more:
-                continue
+                # Looking costs the processor that it needs.
+                time.sleep(0.002)
             process.send_signal(signal.SIGKILL)
             process.wait()
             killed += process.returncode == -signal.SIGKILL
@@ -237,10 +239,10 @@ def test_a_killed_copy_goes_on(cli: Cli, store: Path, layout: Layout, tmp_path: 
             assert cli("check", "--store", str(target)).status == 0
     assert killed >= 4
     there = cli("stats", "--store", str(target), "--json").document()["blobs"]
-    assert 0 < there < 200
+    assert 0 < there < 120
     document = cli("copy", str(store), str(target), "--json").document()
     assert document["blobs_present"] > 0
-    assert document["blobs_copied"] + document["manifests_copied"] == 200 - there
+    assert document["blobs_copied"] + document["manifests_copied"] == 120 - there
     for each in (store, target):
         assert cli("check", "--read-data", "--store", str(each)).status == 0
     listed = [cli("ls", "app", "--store", str(each), "--json").document() for each in (store, target)]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -136,6 +137,7 @@ def test_a_copy_killed_in_the_middle_of_an_upload_goes_on(ends: Callable[[Gate],
             ) as process:
                 while not gate.is_shut:
                     assert process.poll() is None, "it was done before"
+                    time.sleep(0.002)
                 process.send_signal(signal.SIGKILL)
                 assert process.wait() == -signal.SIGKILL
             gate.open()
