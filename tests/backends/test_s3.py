@@ -5,12 +5,11 @@ import hashlib
 import os
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import boto3
 import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -32,7 +31,7 @@ from blobstore.errors import (
     TransientError,
 )
 from tests.backends.stubs import serving
-from tests.servers.processes import S3Server, make_bucket
+from tests.servers.processes import S3Server, make_bucket, sdk_of
 
 pytestmark = pytest.mark.usefixtures("no_cloud")
 MIB = 1024 * 1024
@@ -56,21 +55,6 @@ async def opened(settings: S3Settings) -> AsyncIterator[S3Client]:
 async def content(client: S3Client, key: str) -> bytes:
     async with client.get(key) as (_, chunks):
         return b"".join([chunk async for chunk in chunks])
-
-
-@contextmanager
-def sdk_of(server: S3Server) -> Iterator[Any]:
-    client = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 # Signatures

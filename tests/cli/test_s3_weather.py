@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import botocore.auth
 import pytest
 
 from blobstore.backends import _s3_bodies
 from tests.cli.conftest import Layout
 from tests.cli.remotes import MakeRemote, Remote, make_remote, s3_config
-from tests.servers.processes import S3Server, make_bucket
+from tests.servers.processes import S3Server, make_bucket, sdk_of
 
 __all__ = ["make_remote"]
 MIB = 1024 * 1024
 READER = {"AWS_ACCESS_KEY_ID": "reader-for-tests", "AWS_SECRET_ACCESS_KEY": "sk-for-reading-only"}
 AT_ONCE = ("--grace", "0s", "--quarantine", "0s")
-
-
-@contextlib.contextmanager
-def sdk_of(server: S3Server) -> Iterator[Any]:
-    """The server as an administrator sees it."""
-    client = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 @pytest.fixture

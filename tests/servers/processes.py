@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -119,11 +120,11 @@ def answers(url: str) -> bool:
     return True
 
 
-def make_bucket(server: S3Server, name: str | None = None, *, seconds: float = 60) -> None:
-    """Make a bucket; a server that just started may not be ready to for a while."""
+@contextmanager
+def sdk_of(server: S3Server) -> Iterator[Any]:
+    """Amazon's own client: the server as an administrator sees it."""
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
 
     client = boto3.client(
         "s3",
@@ -133,15 +134,24 @@ def make_bucket(server: S3Server, name: str | None = None, *, seconds: float = 6
         aws_secret_access_key=server.secret_key,
         config=Config(signature_version="s3v4", s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
     )
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            client.create_bucket(Bucket=name or server.bucket)
-        except (BotoCoreError, ClientError):
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.2)
-        else:
-            return
-        finally:
-            client.close()
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def make_bucket(server: S3Server, name: str | None = None, *, seconds: float = 60) -> None:
+    """Make a bucket; a server that just started may not be ready to for a while."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    with sdk_of(server) as client:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                client.create_bucket(Bucket=name or server.bucket)
+            except (BotoCoreError, ClientError):
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
