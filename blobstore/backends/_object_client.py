@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 import msgspec
 
 from blobstore.abc.backend import ObjectInfo
+from blobstore.backends._part_pieces import Pieces
 from blobstore.errors import KeyUnknown
 
 
@@ -124,6 +125,15 @@ class ObjectClient(abc.ABC):
     async def put_part(self, key: str, multipart_id: str, number: int, data: bytes | bytearray) -> Part:
         """Send one part, whose checksum is compared with the server's. What was sent before under its number is replaced. Raises
         `KeyUnknown` if the server knows no such upload. Once it ended, cancelled or not, it uses `data` no more."""
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether `put_part_in_pieces` saves copying them together."""
+        return False
+
+    async def put_part_in_pieces(self, key: str, multipart_id: str, number: int, pieces: Pieces) -> Part:
+        """As `put_part`, of the pieces in which the part came."""
+        return await self.put_part(key, multipart_id, number, pieces.joined())
 
     @abc.abstractmethod
     async def list_parts(self, key: str, multipart_id: str) -> Sequence[Part]:

@@ -186,7 +186,12 @@ class ObjectUpload(BackendUpload):
         await self._save(is_durable=False)
 
     async def _send(self, number: int, buffer: PartBuffer) -> None:
-        self._parts[number] = await self._client.put_part(self._target, self._multipart_id, number, buffer.data)
+        target, multipart_id = self._target, self._multipart_id
+        if buffer.pieces is not None:
+            part = await self._client.put_part_in_pieces(target, multipart_id, number, buffer.pieces)
+        else:
+            part = await self._client.put_part(target, multipart_id, number, buffer.data)
+        self._parts[number] = part
 
     def _sent(self, number: int, task: asyncio.Task[None], buffer: PartBuffer) -> None:
         del self._sending[number]
@@ -276,7 +281,7 @@ class ObjectUpload(BackendUpload):
         try:
             # Not among what is deleted should this fail: a session of this upload that sent less than came here puts to the same
             # name, under no lock, and who made it is then known to the index alone.
-            return await unstoppable(self._client.put(name, buffer.data if buffer is not None else b"", is_new=True))
+            return await unstoppable(self._client.put(name, buffer.whole() if buffer is not None else b"", is_new=True))
         finally:
             if buffer is not None:
                 buffer.release()

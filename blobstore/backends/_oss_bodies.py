@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from fastcrc import crc64
@@ -31,8 +31,8 @@ class Outgoing:
     just before, which brings it into the cache for the kernel to copy.
     """
 
-    def __init__(self, data: bytes | bytearray) -> None:
-        self._view = memoryview(data)
+    def __init__(self, pieces: Iterable[memoryview]) -> None:
+        self._pieces = list(pieces)
         self._is_stopped = False
         self.crc = crc64.xz(b"")
         """Of what was sent."""
@@ -40,19 +40,20 @@ class Outgoing:
     @property
     def content(self) -> Outgoing | bytes:
         """What requests is to send. An empty iterable it would send in chunks."""
-        return self if len(self._view) else b""
+        return self if len(self) else b""
 
     def __len__(self) -> int:
-        return len(self._view)
+        return sum(map(len, self._pieces))
 
     def __iter__(self) -> Iterator[memoryview]:
         self.crc = crc64.xz(b"")
-        for at in range(0, len(self._view), SEND_BYTES):
-            if self._is_stopped:
-                raise OutgoingStopped
-            piece = self._view[at : at + SEND_BYTES]
-            self.crc = crc64.xz(piece, self.crc)
-            yield piece
+        for piece in self._pieces:
+            for at in range(0, len(piece), SEND_BYTES):
+                if self._is_stopped:
+                    raise OutgoingStopped
+                sent = piece[at : at + SEND_BYTES]
+                self.crc = crc64.xz(sent, self.crc)
+                yield sent
 
     def stop(self) -> None:
         """End the request that sends this; its thread ends soon."""

@@ -16,6 +16,7 @@ from typing import TypeVar
 from blobstore.abc.backend import ObjectInfo
 from blobstore.backends._object_client import Abilities, Limits, ObjectClient, OpenMultipart, Part
 from blobstore.backends._pacing import BackgroundPace, RetryBudget, RetryLimits, Sleep, jittered_s
+from blobstore.backends._part_pieces import Pieces
 from blobstore.clock import Clock, SystemClock
 from blobstore.errors import KeyUnknown, SlowDown, StorageFailed, TransientError
 
@@ -155,6 +156,15 @@ class RetryingClient(ObjectClient):
     async def put_part(self, key: str, multipart_id: str, number: int, data: bytes | bytearray) -> Part:
         """See `ObjectClient.put_part`."""
         return await self._repeat(lambda _: self._client.put_part(key, multipart_id, number, data))
+
+    @property
+    def takes_pieces(self) -> bool:
+        """See `ObjectClient.takes_pieces`."""
+        return self._client.takes_pieces
+
+    async def put_part_in_pieces(self, key: str, multipart_id: str, number: int, pieces: Pieces) -> Part:
+        """See `ObjectClient.put_part_in_pieces`."""
+        return await self._repeat(lambda _: self._client.put_part_in_pieces(key, multipart_id, number, pieces))
 
     async def list_parts(self, key: str, multipart_id: str) -> Sequence[Part]:
         """See `ObjectClient.list_parts`."""

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,7 @@ from blobstore.backends._crc64 import joined_crc64
 from blobstore.backends._object_client import Abilities, Limits, ObjectClient, OpenMultipart, Part
 from blobstore.backends._oss_answers import crc_told, size_told, sizes_told
 from blobstore.backends._oss_settings import OssSettings
+from blobstore.backends._part_pieces import Pieces
 from blobstore.errors import BlobstoreError, ConfigInvalid, KeyUnknown, StorageFailed, TransientError
 from blobstore.pool import WorkerPool, unstoppable
 
@@ -112,7 +113,7 @@ class OssClient(ObjectClient):
         if is_new:
             headers |= _CREATE_ONLY
         doing = f"write {self._url(key)}"
-        return await self._send(doing, data, lambda body: self._put(doing, key, data, body, headers))
+        return await self._send(doing, [memoryview(data)], lambda body: self._put(doing, key, data, body, headers))
 
     def _put(self, doing: str, key: str, data: bytes | bytearray, body: Outgoing, headers: dict[str, str]) -> bool:
         from blobstore.backends._oss_connection import put_once
@@ -229,6 +230,18 @@ class OssClient(ObjectClient):
 
     async def put_part(self, key: str, multipart_id: str, number: int, data: bytes | bytearray) -> Part:
         """See `ObjectClient.put_part`."""
+        return await self._put_part(key, multipart_id, number, [memoryview(data)])
+
+    @property
+    def takes_pieces(self) -> bool:
+        """See `ObjectClient.takes_pieces`."""
+        return True
+
+    async def put_part_in_pieces(self, key: str, multipart_id: str, number: int, pieces: Pieces) -> Part:
+        """See `ObjectClient.put_part_in_pieces`."""
+        return await self._put_part(key, multipart_id, number, pieces)
+
+    async def _put_part(self, key: str, multipart_id: str, number: int, data: Iterable[memoryview]) -> Part:
         from blobstore.backends._oss_connection import put_part
 
         doing = f"send part {number} of {self._url(key)}"
@@ -237,7 +250,7 @@ class OssClient(ObjectClient):
             found = put_part(self._bucket, key, multipart_id, number, body.content)
             if crc_told(doing, found) != body.crc:
                 raise TransientError(f"{doing}: what came there has another CRC64 than what was sent")
-            return Part(number, len(data), found.etag, body.crc)
+            return Part(number, len(body), found.etag, body.crc)
 
         return await self._send(doing, data, send)
 
@@ -330,7 +343,7 @@ class OssClient(ObjectClient):
         next."""
         return await unstoppable(self._pool.run(self._translated, doing, work))
 
-    async def _send(self, doing: str, data: bytes | bytearray, work: Callable[[Outgoing], Result]) -> Result:
+    async def _send(self, doing: str, data: Iterable[memoryview], work: Callable[[Outgoing], Result]) -> Result:
         """One request with a body. A cancelled wait stops it, and waits until its thread lets go of the buffer."""
         from blobstore.backends._oss_bodies import Outgoing
 

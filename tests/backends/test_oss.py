@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from fastcrc import crc64
 
 from blobstore.abc.backend import CHUNK_BYTES, ObjectInfo
 from blobstore.backends import _oss_connection, oss
 from blobstore.backends._object_client import ObjectClient, OpenMultipart, Part
+from blobstore.backends._part_pieces import Pieces
 from blobstore.backends.oss import PART_MIN_BYTES, OssClient, OssSettings
 from blobstore.errors import (
     KeyUnknown,
@@ -179,6 +181,20 @@ async def test_a_multipart_upload(client: OssClient) -> None:
     await client.abort("big", other)
     await client.abort("big", other)
     assert [each async for each in client.list_multiparts("")] == []
+
+
+async def test_a_part_in_pieces(client: OssClient) -> None:
+    """Is one part, with the checksum of all of it; one without any is empty."""
+    pieces = Pieces()
+    for size in (PART_MIN_BYTES, 1, MIB + 7, 0, 300):
+        pieces.append(memoryview(secrets.token_bytes(size)))
+    multipart_id = await client.start_multipart("big")
+    part = await client.put_part_in_pieces("big", multipart_id, 1, pieces)
+    assert (part.size_bytes, part.checksum) == (pieces.size_bytes, crc64.xz(pieces.joined()))
+    empty = await client.put_part_in_pieces("big", multipart_id, 2, Pieces())
+    assert await client.list_parts("big", multipart_id) == [part, empty]
+    assert await client.complete("big", multipart_id, [part])
+    assert await read(client, "big") == (pieces.size_bytes, pieces.joined())
 
 
 async def test_many_parts_and_uploads_are_listed_page_by_page(

@@ -66,6 +66,19 @@ OSS = (
         (_CHECKSUMS + "test_a_download_that_was_changed_on_its_way",),
     ),
     Mutant(
+        "oss-pieces-not-copied",
+        "A piece of a part that its owner writes to again is sent as it is then.",
+        "I1",
+        (
+            Edit(
+                "blobstore/backends/_part_pieces.py",
+                "        if type(owner) is bytes and len(data)",
+                "        if owner is not None and len(data)",
+            ),
+        ),
+        ("tests/backends/test_part_pieces.py::test_what_can_change_is_copied",),
+    ),
+    Mutant(
         "oss-put-over",
         "An object that is to be new replaces the one that is there.",
         "I7",
