@@ -31,6 +31,7 @@ _OTHER_HOST = (
     "\nThis storage can be reached from other hosts. If one of them writes to the store, work there: its index serves that host "
     "alone, several writing hosts wait for the PostgreSQL index. A rebuild here takes the store away from that host"
 )
+_OTHER_COPY = ". Or another host writes with a copy of this index: one host alone may"
 
 
 class Store:
@@ -146,7 +147,8 @@ class Store:
             await check_not_ahead(self._parts.index, self._parts.backend)
         except StoreFrozen as error:
             # Serving goes on; collecting does not.
-            self._parts.events(Alarm(str(error)))
+            is_shared = self._parts.backend.properties.is_shared
+            self._parts.events(Alarm(f"{error}{_OTHER_COPY if is_shared else ''}"))
 
     async def aclose(self) -> None:
         """Finish what runs behind the answers, then release all. Repeatable."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,22 +18,27 @@ import pytest_asyncio
 
 import blobstore
 from blobstore.abc.backend import read_all
+from blobstore.app import make_collector
 from blobstore.backends import _mounts, nas
 from blobstore.backends._local_locks import LocalLocks
 from blobstore.backends._mounts import Mount, mount_of, parse_mounts
 from blobstore.backends.nas import NasBackend, PatientPool, notice_of, refuse_soft, refuse_unmounted
+from blobstore.digest import Digest
 from blobstore.errors import (
     ConfigInvalid,
     ForeignStore,
     IndexMissing,
     KeyUnknown,
     StorageFailed,
+    StoreFrozen,
     StoreUnknown,
     UploadBusy,
 )
+from blobstore.events import Alarm, Event
 from blobstore.index.lmdb import LmdbIndex
 from blobstore.store import Store
 from blobstore.testing._backend_stage import found_keys, key_of
+from blobstore.testing.fakes import image
 
 MOUNTS = """\
 22 27 0:21 / /proc rw,relatime - proc proc rw
@@ -359,6 +365,36 @@ async def test_a_store_made_by_path_is_opened_as_a_share(tmp_path: Path) -> None
                 await upload.write(scheme.encode())
                 await upload.commit()
             assert (await store.totals()).unreferenced_blobs >= 1
+
+
+async def test_a_second_host_with_a_copy_of_the_index_is_told(tmp_path: Path) -> None:
+    """As one that was cloned: each is told that the other writes, and neither collects any more. What both pushed is there."""
+    pushed: dict[Digest, str] = {}
+
+    async def push(index: str) -> list[str]:
+        told: list[Event] = []
+        url, place = f"nas://{tmp_path}/store", str(tmp_path / index)
+        async with blobstore.open(url, index=place, create=index == "one", events=told.append) as store:
+            config = f"{index} {len(pushed)}".encode()
+            async with store.repository("app").open_upload() as upload:
+                await upload.write(config)
+                pushed[(await upload.commit()).digest] = index
+            await store.repository("app").put_manifest(image(config, []).body, tag=index)
+            for digest in [each for each, by in pushed.items() if by == index]:
+                async with store.open_blob(digest) as blob:
+                    assert (await blob.read()).startswith(index.encode())
+            alarms = [event.text for event in told if isinstance(event, Alarm) and "no share" not in event.text]
+            if alarms:
+                with pytest.raises(StoreFrozen):
+                    await make_collector(store).run()
+            return alarms
+
+    assert await push("one") == []
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    assert await push("two") == []
+    for index in ("one", "two"):
+        (text,) = await push(index)
+        assert text.endswith("Or another host writes with a copy of this index: one host alone may")
 
 
 @pytest.mark.parametrize("has_other", [False, True])
