@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Edit, Mutant
 
 _TESTS = "tests/replication/test_copy.py::"
+_UNDER_WAY = "tests/replication/test_under_way.py::"
 _BLOBS = "blobstore/replication/_blobs.py"
 _REPOSITORY = "blobstore/replication/_repository.py"
 _BRING = " or not await self._bring(wanted):\n            return False\n"
@@ -15,7 +16,7 @@ COPY = (
         "A copied manifest is put before its blobs are there; what the target then misses is brought.",
         "2",
         (Edit(_REPOSITORY, _BRING, ":\n            return False\n"),),
-        (_TESTS + "test_no_reference_is_ahead_of_its_blobs",),
+        (_UNDER_WAY + "test_no_reference_is_ahead_of_its_blobs",),
     ),
     Mutant(
         "copied-digest-unverified",
@@ -63,7 +64,7 @@ COPY = (
         "An upload that was cut short stays open at the target.",
         "6",
         (Edit(_BLOBS, "                    await upload.cancel()\n", "                    await upload.aclose()\n"),),
-        (_TESTS + "test_half_an_upload_is_dropped",),
+        (_UNDER_WAY + "test_half_an_upload_is_dropped",),
     ),
     Mutant(
         "tags-before-manifests",
@@ -77,7 +78,7 @@ COPY = (
                 "            await for_each(self._copy_family, [[node] for node in batch], manifests_at_once)\n",
             ),
         ),
-        (_TESTS + "test_a_tag_comes_after_all_that_belongs_to_its_image",),
+        (_UNDER_WAY + "test_a_tag_comes_after_all_that_belongs_to_its_image",),
     ),
     Mutant(
         "missing-blob-passes",
@@ -97,7 +98,7 @@ COPY = (
                 "if there is not None and there.updated_at_ms < 0:",
             ),
         ),
-        (_TESTS + "test_a_tag_that_the_target_moves_under_the_copy_stays",),
+        (_UNDER_WAY + "test_a_tag_that_the_target_moves_under_the_copy_stays",),
     ),
     Mutant(
         "losses-of-a-copy-untold",
