@@ -82,7 +82,13 @@ class WorkerPool:
         self, work: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
         """Run `work` in a thread. Cancelling the wait does not stop it: whatever it uses must outlive it."""
-        return await asyncio.get_running_loop().run_in_executor(self._ready(), lambda: work(*args, **kwargs))
+        return await self.waiting(
+            asyncio.get_running_loop().run_in_executor(self._ready(), lambda: work(*args, **kwargs))
+        )
+
+    async def waiting(self, work: Awaitable[Result]) -> Result:
+        """Wait for what these threads do; all waiting for `run`, `finish` and `obtain` is done here."""
+        return await work
 
     async def finish(
         self, work: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs

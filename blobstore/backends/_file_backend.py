@@ -212,7 +212,8 @@ class _FileUpload(BackendUpload):
     async def write(self, data: bytes) -> None:
         """See `BackendUpload.write`."""
         with translated("write an upload"):
-            await self._lane.put(functools.partial(self._write, self._open_handle(), data, self._offset))
+            piece = functools.partial(self._write, self._open_handle(), data, self._offset)
+            await self._pool.waiting(self._lane.put(piece))
         self._offset += len(data)
 
     def _write(self, handle: int, data: bytes, offset: int) -> None:
@@ -225,7 +226,7 @@ class _FileUpload(BackendUpload):
     async def drain(self) -> None:
         """See `BackendUpload.drain`."""
         with translated("write an upload"):
-            await self._lane.drain()
+            await self._pool.waiting(self._lane.drain())
 
     async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """See `BackendUpload.read`."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from blobstore.abc.backend import BackendProperties
 from blobstore.backends._file_backend import FileBackend
@@ -19,7 +19,6 @@ from blobstore.backends._nas_calls import NasCalls
 from blobstore.errors import ConfigInvalid
 from blobstore.pool import WorkerPool
 
-Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 THREADS = 16
@@ -148,13 +147,11 @@ class PatientPool(WorkerPool):
         self._silence_s, self._tell = silence_s, tell
         self._is_told = False
 
-    async def run(
-        self, work: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
-    ) -> Result:
-        """See `WorkerPool.run`."""
+    async def waiting(self, work: Awaitable[Result]) -> Result:
+        """See `WorkerPool.waiting`."""
         timer = asyncio.get_running_loop().call_later(self._silence_s, self._say)
         try:
-            result = await super().run(work, *args, **kwargs)
+            result = await work
         finally:
             timer.cancel()
         self._is_told = False

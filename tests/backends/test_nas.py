@@ -153,6 +153,35 @@ async def test_a_server_that_is_silent_is_told() -> None:
     await pool.aclose()
 
 
+@pytest.mark.parametrize("step", ["write", "drain"])
+async def test_a_server_that_takes_no_bytes_is_told(
+    backends: tuple[NasBackend, NasBackend], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """While an upload waits for room to write on, and at its end."""
+    backend, _ = backends
+    said: asyncio.Queue[str] = asyncio.Queue()
+    pool = PatientPool(4, 0.01, lambda: said.put_nowait("silent"))
+    monkeypatch.setattr(backend, "_pool", pool)
+    upload = await backend.open_upload("0" * 32)
+    answer, write = threading.Event(), os.pwrite
+
+    def late(*args: Any) -> int:
+        answer.wait()
+        return write(*args)
+
+    while not said.empty():
+        said.get_nowait()
+    monkeypatch.setattr(os, "pwrite", late)
+    await upload.write(b"first")
+    await upload.write(b"second")
+    waiting = asyncio.ensure_future(upload.drain() if step == "drain" else upload.write(b"third"))
+    assert await said.get() == "silent"
+    answer.set()
+    await waiting
+    assert await upload.commit(key_of(0)) == (key_of(0),)
+    await pool.aclose()
+
+
 async def test_a_walk_takes_few_turns_of_a_thread(tmp_path: Path) -> None:
     """Each costs more than a small directory; one with many names is listed alone."""
     backend = NasBackend(str(tmp_path / "store"), str(tmp_path / "state"))
