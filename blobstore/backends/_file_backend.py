@@ -20,7 +20,7 @@ from blobstore.backends._keys import checked_key
 from blobstore.durable import DIRECTORY_MODE, make_directories, storage_failed, sync_directory
 from blobstore.errors import BlobDamaged, ConfigInvalid, StoreUnknown
 from blobstore.layout import BLOBS_PREFIX, CHECKPOINT_PREFIX, JOURNAL_PREFIX, MARKER_KEY, UPLOADS_PREFIX
-from blobstore.pool import Lane, WorkerPool
+from blobstore.pool import Lane, WorkerPool, unstoppable
 
 Result = TypeVar("Result")
 _Entries = Sequence[tuple[str, int]]
@@ -316,7 +316,10 @@ class _FileReader:
             yield chunk
 
     async def aclose(self) -> None:
-        """Wait for what is being read, then close."""
+        """Wait for what is being read, however often that is cancelled, then close."""
+        await unstoppable(self._close())
+
+    async def _close(self) -> None:
         if self._ahead is not None:
             await asyncio.wait([self._ahead])
             if not self._ahead.cancelled():
