@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 
 from blobstore.backends._part_pieces import Pieces
@@ -128,7 +129,9 @@ class PartBudget:
                 if waiter.done() and not waiter.cancelled():
                     self._sending -= size_bytes
                 else:
-                    self._waiters.remove((size_bytes, waiter))
+                    with contextlib.suppress(ValueError):
+                        # Passed over already, by who gave memory back in the same moment.
+                        self._waiters.remove((size_bytes, waiter))
                 self._wake()
                 raise
         else:
