@@ -208,11 +208,15 @@ class ObjectUpload(BackendUpload):
         """Make one object of all parts, if it isn't one already. False if another session's lies there, which stays."""
         if self._joined_bytes is not None:
             return True
+        # Whoever writes to it holds the spool's lock, and a spool goes once its upload is published: so what is not there now was
+        # published by nobody, and what is there, and not of this spool, was. Not every vendor refuses to complete over it.
+        is_new = self._target not in self._made
+        if is_new and await self._is_there(self._target):
+            return False
         size = self.offset
         if self._tail.size_bytes:
             await self._send_tail()
         await self.drain()
-        is_new = self._target not in self._made
         if is_new:
             self._made.append(self._target)
             # Known to whoever goes on after a crash: what is there is ours, and not another session's blob.
@@ -235,7 +239,8 @@ class ObjectUpload(BackendUpload):
 
     async def _send_again(self, offset: int) -> None:
         """Begin a new multipart upload of the same name with the first bytes of the object, which it will replace."""
-        self._joined_bytes, self._parts, self._number = None, {}, 1
+        # A point at which all was joined has no tail, and none of the parts before it is there any more.
+        self._joined_bytes, self._points, self._parts, self._number = None, (), {}, 1
         self._tail.cut(0)
         try:
             if offset:
@@ -260,10 +265,6 @@ class ObjectUpload(BackendUpload):
         has_record = name != self._target
         if has_record and not (key.startswith(BLOBS_PREFIX) and self._target.startswith(self._tools.data_prefix)):
             raise InvalidInput(f"this upload was begun for {self._target}, it can't become {key}")
-        # Whoever writes to it holds the spool's lock, and a spool goes once its upload is published: so what is not there now was
-        # published by nobody, and what is there, and not of this spool, was.
-        if self._target not in self._made and await self._is_there(self._target):
-            return ()
         if not await self._join():
             return ()
         if not has_record:

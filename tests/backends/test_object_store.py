@@ -3,12 +3,14 @@
 import asyncio
 import gc
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from blobstore.abc.backend import BackendUpload, read_all
 from blobstore.backends._multipart import PartBudget
+from blobstore.backends._object_client import Part
 from blobstore.backends._object_store import ObjectStoreBackend
 from blobstore.backends._retrying import RetryingClient
 from blobstore.errors import ConfigInvalid, InvalidInput, KeyUnknown, StorageFailed, TransientError
@@ -97,6 +99,49 @@ async def test_a_short_blob_that_another_session_put_outlives_a_put_that_fails(s
         await upload.commit(KEY)
     assert await read_all(backend, KEY) == DATA[:PART]
     assert await found_keys(backend, "") == [KEY]
+
+
+class _ReplacingClient(FakeObjectClient):
+    """As S3, whose completions know no condition."""
+
+    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part], *, is_new: bool = False) -> bool:
+        del is_new
+        return await super().complete(key, multipart_id, parts)
+
+
+async def test_what_another_session_published_outlives_one_that_reads_its_own(scene: Scene) -> None:
+    """To be read parts are joined early, under the same name: what lies there may be a blob by now."""
+    scene.client = _ReplacingClient(part_min_bytes=PART)
+    backend = scene.backend()
+    first = await backend.open_upload(UPLOAD)
+    await first.write(DATA)
+    assert await first.commit(KEY) == NAMES
+    second = await backend.open_upload(UPLOAD)
+    await second.write(os.urandom(3 * PART))
+    with pytest.raises(KeyUnknown, match="another session"):
+        await anext(second.read(0, PART))
+    await second.abort()
+    assert await read_all(backend, NAMES[0]) == DATA
+    assert not scene.client.multiparts
+
+
+@pytest.mark.parametrize("read_at", [2 * PART + 5, 3 * PART])
+async def test_a_point_at_which_all_was_joined_has_no_tail(scene: Scene, read_at: int) -> None:
+    """Once more bytes follow, to go back to it is to send again: what is short of it must not be taken for all of it."""
+    backend = scene.backend()
+    upload = await backend.open_upload(UPLOAD)
+    await upload.write(DATA[:read_at])
+    assert b"".join([chunk async for chunk in upload.read(0, read_at)]) == DATA[:read_at]
+    await upload.aclose()
+    upload = await backend.open_upload(UPLOAD, resume=True)
+    await upload.write(DATA[read_at : read_at + 2 * PART])
+    await upload.aclose()
+    upload = await backend.open_upload(UPLOAD, resume=True)
+    await upload.truncate(read_at)
+    assert upload.offset == read_at
+    await upload.write(DATA[read_at:])
+    await upload.commit(KEY)
+    assert await published(backend, 1) == DATA
 
 
 @pytest.mark.parametrize("closed_at", [0, 1, PART - 1, PART, PART + 1, 3 * PART, 3 * PART + 5])
