@@ -13,7 +13,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager
 from typing import ParamSpec, TypeVar
 from urllib.parse import urlsplit
@@ -29,6 +29,8 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 THREADS = 32
+SEND_BYTES = 256 * 1024
+"""What must be sent within the read time-out."""
 _ANSWER_MAX_BYTES = 1024 * 1024
 _SPARE_CONNECTIONS_MAX = 32
 
@@ -232,7 +234,9 @@ class _Exchange:
         for name, value in request.headers.items():
             connection.putheader(name, value)
         try:
-            connection.endheaders(request.body)
+            # Closed also where its error is kept, and with that this frame: the memory is used again.
+            with contextlib.closing(_pieces(request.body)) as pieces:
+                connection.endheaders(pieces)
         except (BrokenPipeError, ConnectionResetError):
             # A server that refuses doesn't read the whole body; its answer may be there.
             if self._is_broken_off:
@@ -248,6 +252,14 @@ class _Exchange:
     def _body(self) -> bytes:
         assert self._response is not None
         return self._response.read(_ANSWER_MAX_BYTES) if self._response.chunked else self._response.read()
+
+
+def _pieces(body: bytes | bytearray) -> Generator[memoryview, None, None]:
+    """One for each call that sends: a socket's time-out is for all that a call sends, and a large part may take longer."""
+    with memoryview(body) as view:
+        for at in range(0, len(view), SEND_BYTES):
+            with view[at : at + SEND_BYTES] as piece:
+                yield piece
 
 
 async def _failing(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
