@@ -16,6 +16,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from blobstore.backends import _s3_bodies
+from blobstore.backends._object_client import Part
 from blobstore.backends._s3_signing import S3Credentials, query_text, quoted_path, signed_headers
 from blobstore.backends.s3 import S3Client, S3Settings
 from blobstore.errors import (
@@ -511,7 +512,8 @@ async def test_a_server_without_conditions() -> None:
     def answer(head: str) -> bytes:
         if "?versioning" in head or "?delete" in head:
             return answer_of(200, "<DeleteResult/>" if "?delete" in head else "<VersioningConfiguration/>")
-        return answer_of(501, error_body("NotImplemented")) if "if-none-match" in head.lower() else answer_of(200)
+        stored = answer_of(200, "", 'ETag: "e"\r\n')
+        return answer_of(501, error_body("NotImplemented")) if "if-none-match" in head.lower() else stored
 
     async with misbehaving(answer) as (client, stub):
         found = await client.probe("probe/x")
@@ -519,6 +521,31 @@ async def test_a_server_without_conditions() -> None:
         assert not found.checks_sha256
         assert await client.put("x", b"x", is_new=True) is True
         assert "if-none-match" not in stub.heads[-1].lower()
+
+
+@pytest.mark.parametrize("page", ["", "<html><body>back soon</body></html>"], ids=["empty", "page"])
+async def test_a_success_that_is_none_of_s3s(page: str) -> None:
+    """What something in between answers with 200, as a load balancer while the server is away: whatever it says, nothing was
+    stored, listed or begun, so that it is asked again."""
+    async with misbehaving(lambda _: answer_of(200, page)) as (client, _):
+
+        async def listed(found: AsyncIterator[object]) -> list[object]:
+            return [each async for each in found]
+
+        parts = [Part(1, 4, '"e"')]
+        for work in (
+            client.put("x", b"x", is_new=True),
+            client.put("x", b"x", is_new=False),
+            client.probe("probe/x"),
+            client.start_multipart("x"),
+            client.put_part("x", "id", 1, b"part"),
+            client.complete("x", "id", parts),
+            client.list_parts("x", "id"),
+            listed(client.list("x")),
+            listed(client.list_multiparts("x")),
+        ):
+            with pytest.raises(TransientError, match="none of S3"):
+                await work
 
 
 @pytest.mark.parametrize(

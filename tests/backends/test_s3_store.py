@@ -123,10 +123,11 @@ async def test_how_objects_are_to_be_kept_is_sent() -> None:
 
 async def test_what_is_to_be_new_is_put_on_condition() -> None:
     """A server that finds the name taken refuses it, which is no error; what may replace is put as it is."""
-    async with misbehaving(lambda head: answer_of(412 if "if-none-match: *" in head.lower() else 200)) as (
-        client,
-        stub,
-    ):
+
+    def answer(head: str) -> bytes:
+        return answer_of(412 if "if-none-match: *" in head.lower() else 200, "", 'ETag: "e"\r\n')
+
+    async with misbehaving(answer) as (client, stub):
         assert await client.put("k", b"x", is_new=True) is False
         assert await client.put("k", b"x", is_new=False) is True
     assert "if-none-match" in stub.heads[0].lower().split("signedheaders=")[1].split(",")[0]
