@@ -24,8 +24,8 @@ Hosts = tuple[NasBackend, NasBackend]
 KEY = key_of(0)
 LARGE, PIECE = 8 * 1024 * 1024, 1024 * 1024
 WAIT_S = 60
-REACH_S = 3
-TRIES = 6
+REACH_S = 6
+TRIES = 8
 """How often a call is tried whose own question was kept back by another, as the client was asked to wait too long."""
 
 
