@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from blobstore.abc.backend import put_once
 from blobstore.abc.paging import every_tag
 from blobstore.abc.records import (
     Blob,
@@ -200,8 +201,7 @@ class Repository:
 
     async def _publish(self, intent: Intent, content: Content, manifest: Manifest) -> list[str]:
         key = blob_key(content.digest, intent.generation)
-        is_new = await self._parts.backend.put_new(key, manifest.body)
-        assert is_new, f"{key} was written before"
+        await put_once(self._parts.backend, key, manifest.body)
         return [key]
 
     async def _read_child(self, digest: Digest) -> Manifest:
