@@ -233,7 +233,7 @@ def serve(source: str, mountpoint: str, plan_path: str) -> None:
 
     # Inode numbers are those of the directory below; without direct_io the kernel would hide short writes; and it is to remember
     # no sizes: that a name went it would learn from no call that says it failed. What a client remembers is tried over real NFS.
-    kernel = {"use_ino": True, "direct_io": True, "attr_timeout": 0, "auto_unmount": True}
+    kernel = {"use_ino": True, "direct_io": True, "attr_timeout": 0}
     mfusepy.FUSE(Hurting(), mountpoint, foreground=True, fsname="hurting", **kernel)
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.servers.keeper import kept
+
 NFS_INIT = Path(__file__).resolve().parent / "nfs-init.sh"
-_KEEPER = NFS_INIT.with_name("keeper.py")
 _MEMORY = "1G"
 _DISK_BYTES = 2 * 1024**3
-_KILL_S = 20
 
 
 def run_guest(init: Path, job: Path, results: Path, settings: Mapping[str, str], timeout_s: float) -> str:
@@ -30,7 +27,12 @@ def run_guest(init: Path, job: Path, results: Path, settings: Mapping[str, str],
         with open(directory / "disk", "wb") as file:
             file.truncate(_DISK_BYTES)
         subprocess.run(["mkfs.ext4", "-q", "-F", file.name], check=True, capture_output=True)
-        return _keep(directory, _command(init, job, results, directory / "disk", settings), timeout_s)
+        command = _command(init, job, results, directory / "disk", settings)
+        with kept(command, cleanup=["rm", "-rf", str(directory)]) as process:
+            try:
+                return process.communicate(timeout=timeout_s)[0]
+            except subprocess.TimeoutExpired as error:
+                raise TimeoutError(f"the guest did not halt within {timeout_s} s") from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -46,29 +48,6 @@ def _command(init: Path, job: Path, results: Path, disk: Path, settings: Mapping
     }
     words |= {"con": "null", "con0": "fd:0,fd:1", "JOB": job, "RESULTS": results, **settings}
     return ["linux.uml", "quiet", "ro", *(f"{name}={value}" for name, value in words.items())]
-
-
-def _keep(directory: Path, command: list[str], timeout_s: float) -> str:
-    """In a process that ends the guest when the other end of this pipe is closed, by us or because we are killed."""
-    unwanted, wanted = os.pipe()
-    with contextlib.ExitStack() as stack:
-        end = stack.enter_context(os.fdopen(wanted, "wb"))
-        with os.fdopen(unwanted, "rb") as stdin:
-            process = subprocess.Popen(
-                [sys.executable, _KEEPER, directory, *command],
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-        try:
-            return process.communicate(timeout=timeout_s)[0]
-        except subprocess.TimeoutExpired as error:
-            raise TimeoutError(f"the guest did not halt within {timeout_s} s") from error
-        finally:
-            end.close()
-            process.communicate(timeout=_KILL_S)
 
 
 def _fast_place(fallback: Path) -> Path:
