@@ -80,7 +80,7 @@ def parse_store_url(text: str) -> StoreLocation:
         return FilesystemLocation(os.path.abspath(path))
     if known == "nas":
         return NasLocation(os.path.abspath(path))
-    raise ConfigInvalid(f"{text!r:.300} is no kind of store; use {_KINDS}")
+    raise ConfigInvalid(f"{_quoted(text)} is no kind of store; use {_KINDS}")
 
 
 def parse_index_url(text: str) -> LmdbLocation:
@@ -92,7 +92,7 @@ def parse_index_url(text: str) -> LmdbLocation:
     _check_slashes(text)
     scheme, path = _split(text)
     if scheme not in (None, "lmdb") or not path:
-        raise ConfigInvalid(f"{text!r} is no index; use lmdb:///path")
+        raise ConfigInvalid(f"{_quoted(text)} is no index; use lmdb:///path")
     return LmdbLocation(os.path.abspath(path))
 
 
@@ -128,7 +128,7 @@ def _split(text: str) -> tuple[str | None, str]:
         if host not in ("", "localhost") or not slash:
             raise ConfigInvalid(_three_slashes(text, scheme))
         if "?" in path or "#" in path:
-            raise ConfigInvalid(f"{text!r}: a ? or # of a path is written %3F or %23 in a URL")
+            raise ConfigInvalid(f"{_quoted(text)}: a ? or # of a path is written %3F or %23 in a URL")
     place = os.fsdecode(unquote_to_bytes(os.fsencode(f"/{path}"))) if is_url else text
     if "\x00" in place:
         raise ConfigInvalid(f"{text!r}: a path holds no zero byte")
@@ -139,11 +139,16 @@ def _check_slashes(text: str) -> None:
     """A slash that was forgotten must not make a directory of that name."""
     scheme, colon, rest = text.partition(":")
     if colon and scheme.lower() in _SCHEMES and not rest.startswith("//"):
-        # What may hold a secret is not quoted.
-        quoted = f"{scheme}:…" if "@" in text or "?" in text else f"{text!r:.300}"
-        raise ConfigInvalid(f"{quoted}: write {scheme}://… for a URL, or ./ in front of a path of that name")
+        raise ConfigInvalid(f"{_quoted(text)}: write {scheme}://… for a URL, or ./ in front of a path of that name")
 
 
 def _three_slashes(text: str, scheme: str) -> str:
     mount = ", the directory where the share is mounted" if scheme == "nas" else ""
-    return f"{text!r}: write {scheme}:///absolute/path, with three slashes{mount}"
+    return f"{_quoted(text)}: write {scheme}:///absolute/path, with three slashes{mount}"
+
+
+def _quoted(text: str) -> str:
+    """A URL for a message: of one that may hold a secret, as http://KEY:SECRET@host/bucket, only the scheme."""
+    scheme, colon, _ = text.partition(":")
+    told = f"{scheme}:…" if colon and not {"@", "?", "#"}.isdisjoint(text) else text
+    return f"{told!r:.300}"

@@ -150,8 +150,8 @@ def _check_s3(config: S3Config) -> None:
     """What the SDK would take, or refuse without saying which value it was."""
     endpoint = config.endpoint
     if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
-        # What may hold a password is not quoted.
-        quoted = "it" if "@" in endpoint else f"{endpoint!r:.300}"
+        # What may hold a password or a token is not quoted.
+        quoted = f"{endpoint!r:.300}" if {"@", "?", "#"}.isdisjoint(endpoint) else "it"
         raise ConfigInvalid(
             f"s3.endpoint: {quoted} is no endpoint; write https://host or http://host:port, without bucket"
         )

@@ -68,6 +68,7 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path):
         ('endpoint = ""', "s3.endpoint: '' is no endpoint"),
         ('endpoint = "ftp://x"', "'ftp://x' is no endpoint"),
         ('endpoint = "http://me:secret@x"', "s3.endpoint: it is no endpoint"),
+        ('endpoint = "http://x/?token=TOPSECRET"', "s3.endpoint: it is no endpoint"),
         ('ca_bundle = "missing.pem"', "missing.pem"),
         ('kms_key_id = "x"', 's3.kms_key_id is of use with s3.encryption = "aws:kms"'),
         ('storage_class = "GLACIER"', "what is in GLACIER can't be read"),
@@ -83,6 +84,7 @@ def test_a_value_that_no_bucket_is_reached_with_is_told(cli: Cli, tmp_path: Path
     assert (result.status, result.out) == (2, "")
     assert said in result.err
     assert "secret@" not in result.err
+    assert "TOPSECRET" not in result.err
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff"])
