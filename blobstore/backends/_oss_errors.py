@@ -60,6 +60,7 @@ class Refused(Protocol):
     code: str
     message: str
     request_id: str
+    body: bytes
     headers: Mapping[str, str]
     details: Mapping[str, str]
 
@@ -86,6 +87,9 @@ def refused(doing: str, error: Refused) -> BlobstoreError:
     """Our error for an answer of the server."""
     # An empty one is read as None.
     code, status = error.code or "", error.status
+    if status == 404 and not code and error.body.strip() and b"<Error" not in error.body:
+        # Of a proxy, or of a server that is none of OSS: whether anything is missing there is not known.
+        return TransientError(f"{doing}: 404 with a page that is none of OSS; is something between that answers?")
     said = " ".join(filter(None, (code or f"status {status}", error.message)))
     text = f"{doing}: {said} (request {error.request_id or 'unknown'})"
     if code == "NoSuchBucket":

@@ -93,6 +93,22 @@ async def test_an_answer_of_something_else(oss_server: OssStandin, bucket: str) 
             await client.put("k", b"x", is_new=False)
 
 
+async def test_a_page_that_says_404(oss_server: OssStandin, bucket: str) -> None:
+    """A wrong endpoint, or a proxy that lost its server: nothing is known to be missing there."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 15\r\n\r\n<html>gone<p>!!")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, opened(settings_for(oss_server, bucket, endpoint=endpoint)) as client:
+        with pytest.raises(TransientError, match="none of OSS"):
+            await read(client, "k")
+
+
 async def test_an_answer_that_sends_to_another_place(oss_server: OssStandin, bucket: str) -> None:
     """As a rule of the bucket's website does for what isn't there: nobody goes there, nothing of it is taken for an object."""
     asked = 0

@@ -548,6 +548,13 @@ async def test_a_success_that_is_none_of_s3s(page: str) -> None:
                 await work
 
 
+async def test_a_page_that_says_404_is_none_of_s3s() -> None:
+    """A wrong endpoint, or a proxy that lost its server: nothing is known to be missing there."""
+    async with misbehaving(lambda _: answer_of(404, "<html>not found</html>")) as (client, _):
+        with pytest.raises(TransientError, match="none of S3"):
+            await content(client, "x")
+
+
 @pytest.mark.parametrize(
     ("settings", "base"),
     [
