@@ -143,8 +143,9 @@ def _tell(output: Output, report: CopyReport) -> None:
         complain(f"{failure.digest} was left out: {failure.why}")
     for key in report.left_out:
         complain(f"{key} was left out, as bytes it needs are damaged at the source")
-    extra = "deleted, as only the target had it" if report.is_extra_deleted else "only at the target"
-    _list(output, [f"{each}  moved from {each.target} to {each.source}" for each in report.tags_moved])
+    would_be = "would be " if report.is_dry_run else ""
+    extra = f"{would_be}deleted, as only the target had it" if report.is_extra_deleted else "only at the target"
+    _list(output, [f"{each}  {would_be}moved from {each.target} to {each.source}" for each in report.tags_moved])
     _list(
         output, [f"{each}  left as it is: moved at the target later than at the source" for each in report.tags_newer]
     )

@@ -67,8 +67,14 @@ class ProgressLines:
             return
         self._said_ms = now_ms
         per_s = event.done / ((now_ms - self._begun_ms) / 1000)
-        left = f", {format_duration(int((event.total - event.done) / per_s))} left" if per_s and event.total else ""
+        left = f", {_about((event.total - event.done) / per_s)} left" if per_s and event.total else ""
         print(f"{event.phase}: {_amount(event)}, {format_size(int(per_s))}/s{left}", file=sys.stderr, flush=True)
+
+
+def _about(seconds: float) -> str:
+    """How long something may take: whole minutes, if there are two at least."""
+    whole = int(seconds)
+    return format_duration(whole if whole < 120 else whole - whole % 60)
 
 
 def _amount(event: Progress) -> str:

@@ -60,6 +60,8 @@ def test_the_report_as_json(cli: Cli, images: Images, target: Path) -> None:
     said = cli("copy", str(images.store), str(target)).out
     assert "library/app:a  left as it is: moved at the target later than at the source" in said
     assert "library/app:b  only at the target" in said
+    would = cli("copy", "--delete", "--dry-run", str(images.store), str(target)).out
+    assert "library/app:b  would be deleted, as only the target had it" in would
     deleted = cli("copy", "--delete", str(images.store), str(target), "--json").document()
     assert deleted["extra_deleted"] is True
     tags = cli("ls", "library/app", "--store", str(target), "--json").document()["tags"]
@@ -265,6 +267,10 @@ def test_progress_is_told_in_lines_without_a_terminal(capsys: pytest.CaptureFixt
         "copy: 100.0 MiB of 1000.0 MiB, 10.0 MiB/s, 90s left",
         "copy: 200.0 MiB of 1000.0 MiB, 10.0 MiB/s, 80s left",
     ]
+    lines = ProgressLines("copy", clock)
+    clock.advance(10_000)
+    lines.show(Progress("copy", MIB, 230 * MIB))
+    assert "38m left" in capsys.readouterr().err
 
 
 def test_a_copied_blob_has_its_bytes(cli: Cli, images: Images, target: Path) -> None:
