@@ -33,9 +33,9 @@ Result = TypeVar("Result")
 STAGING_DIRECTORY = ".staging"
 _DOUBTFUL = frozenset({errno.ENOENT, errno.EEXIST, errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EREMOTEIO})
 """What may be the answer to a question that was asked twice, or that was lost."""
-_STALE_MAX = 3
+_STALE_MAX = 6
 """How often in a row a handle may be stale: an NFSv4 client that opens a file which was replaced, as the marker is, is told so
-twice before it asks for the new one."""
+twice before it asks for the new one; more where others replace it meanwhile."""
 
 
 class NasCalls(FileCalls):
