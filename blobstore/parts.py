@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 
@@ -63,15 +64,24 @@ class Cleaner:
             await delete_trash(self._index, self._backend, retiring)
 
 
-async def delete_trash(index: Index, backend: Backend, trash: list[Trash]) -> list[Trash]:
-    """Delete the commit records of retiring trash, then its bytes, and then its rows; returns what this call removed."""
+class Deleted(msgspec.Struct, frozen=True):
+    """What became of retiring trash. Neither: its rows were gone or had changed before this call came to them."""
+
+    removed: tuple[Trash, ...]
+    unconfirmed: tuple[Trash, ...]
+    """Of these the backend deleted not every name, or does not say so."""
+
+
+async def delete_trash(index: Index, backend: Backend, trash: Sequence[Trash]) -> Deleted:
+    """Delete the commit records of retiring trash, then its bytes, and then its rows."""
     records = [name for each in trash for name in each.names if is_record_key(name)]
     gone = await _delete(backend, records)
     # Without its record, data says nothing to a rebuild; a record without data would promise what is not there.
     bare = [each for each in trash if gone.issuperset(name for name in each.names if is_record_key(name))]
     gone |= await _delete(backend, [name for each in bare for name in each.names if not is_record_key(name)])
     confirmed = [each for each in bare if gone.issuperset(each.names)]
-    return list(await index.forget_trash(confirmed)) if confirmed else []
+    removed = await index.forget_trash(confirmed) if confirmed else ()
+    return Deleted(tuple(removed), tuple(each for each in trash if not gone.issuperset(each.names)))
 
 
 async def _delete(backend: Backend, names: list[str]) -> set[str]:

@@ -388,11 +388,11 @@ class Collector:
             await check_not_ahead(self._index, self._backend)
             retired = await self._index.retire(batch, now_ms, plan.policy.terms)
             is_told = await self._tell_of_freed()
-            freed = await delete_trash(self._index, self._backend, list(retired.retiring))
+            deleted = await delete_trash(self._index, self._backend, retired.retiring)
             if not is_told:
                 await self._journal.flush()
-            self._count_freed(freed, report)
-            await self._note_undeleted(retired.retiring, freed, report)
+            self._count_freed(deleted.removed, report)
+            await self._note_undeleted(deleted.unconfirmed, report)
             self._events(Progress("free", report.freed_blobs, len(generations)))
         await self._journal.aclose()
 
@@ -405,17 +405,10 @@ class Collector:
             return False
         return True
 
-    async def _note_undeleted(self, retiring: Sequence[Trash], freed: Sequence[Trash], report: RunReport) -> None:
+    async def _note_undeleted(self, unconfirmed: Sequence[Trash], report: RunReport) -> None:
         """Bytes that the backend would not delete stay in the trash, and the next run tries again."""
-        gone = {trash.generation for trash in freed}
-        doubtful = [trash for trash in retiring if trash.generation not in gone]
-        left: list[Trash] = []
-        for trash in doubtful:
-            # What another collector, or the process that left it, deleted at the same time has no row any more; and one that
-            # names more than was asked for just now got that since, from a commit that came too late.
-            now = await self._index.find_trash(trash.generation)
-            if now is not None and set(now.names) <= set(trash.names):
-                left.append(trash)
+        # What another collector, or the process that left it, deleted at the same time has no row any more.
+        left = [trash for trash in unconfirmed if await self._index.find_trash(trash.generation) is not None]
         report.undeleted += len(left)
         for trash in left[:1]:
             self._events(

@@ -128,9 +128,9 @@ JOURNAL = (
         (
             Edit(
                 _JOURNAL,
-                "        key = journal_key(first, last, self._index.unrecorded_generation())\n",
-                """        key = journal_key(first, last, self._index.unrecorded_generation())
-        await self._index.trim_outbox(last)
+                "        await put_once(self._backend, journal_key(first, last, self._index.unrecorded_generation()), data)\n",
+                """        await self._index.trim_outbox(last)
+        await put_once(self._backend, journal_key(first, last, self._index.unrecorded_generation()), data)
 """,
             ),
         ),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from blobstore.abc.records import CommitOutcome, Content, Retired
+from blobstore.abc.records import CommitOutcome, Content, Retired, Trash
 from blobstore.backends.memory import MemoryBackend
 from blobstore.digest import Digest
 from blobstore.gc import GcPolicy
@@ -95,4 +95,32 @@ async def test_trash_that_a_late_commit_adds_to_is_no_alarm(monkeypatch: pytest.
         assert report.undeleted == 0
         clock.advance(25 * HOUR_MS)
     assert not await bench.keys()
+    await store.aclose()
+
+
+async def test_trash_that_comes_again_under_the_same_names_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another collector deleted it first; before this one looks for its rows, a late commit is refused and makes them anew."""
+    clock, index, backend = FakeClock(), MemoryIndex(), MemoryBackend()
+    store = Store(backend, index, clock=clock)
+    await store.open(create=True)
+    content = Content(Digest.of(b"data"), 4)
+    intent = await index.start_upload(UploadId.random(), RepositoryName("app"), None, clock.now_ms(), "")
+    key = blob_key(content.digest, intent.generation)
+    await index.cancel_upload(intent.upload, clock.now_ms(), [key])
+    forget = index.forget_trash
+
+    async def forget_for_both(trash: Sequence[Trash]) -> Sequence[Trash]:
+        assert await forget(trash) == trash
+        removed = await forget(trash)
+        committed = await index.commit_blob(intent, content, [key], clock.now_ms())
+        assert committed.outcome is CommitOutcome.INTERRUPTED
+        return removed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "forget_trash", forget_for_both)
+        report = await Bench(store, clock).collector().run()
+    assert (report.freed_blobs, report.undeleted) == (0, 0)
+    assert await index.find_trash(intent.generation) is not None
+    await Bench(store, clock).collector().run()
+    assert await index.find_trash(intent.generation) is None
     await store.aclose()
