@@ -226,7 +226,7 @@ async def recover(backend: Backend) -> Recovered:
             )
             break
         try:
-            _, rows = decode_rows("journal", await read_all(backend, name.key), name.key)
+            _, rows = await _rows_of(backend, "journal", name.key)
             _replay(recovered, rows, name.key)
         except JournalDamaged as error:
             # Another process may have carried the same rows in another object.
@@ -251,13 +251,22 @@ async def _load_checkpoint(backend: Backend) -> Recovered:
     for key in sorted((key for key in found if parse_checkpoint_key(key) is not None), reverse=True):
         references = References()
         try:
-            header, changes = decode_rows("checkpoint", await read_all(backend, key), key)
+            header, changes = await _rows_of(backend, "checkpoint", key)
             apply_all(references, changes, key)
         except JournalDamaged as error:
             problems.append(str(error))
             continue
         return Recovered(references, header[0], problems)
     return Recovered(References(), 0, problems)
+
+
+async def _rows_of(backend: Backend, kind: str, key: str) -> tuple[list[int], list[Change]]:
+    """Read again before it is called damaged: it may have been changed on its way alone, and what a rebuild can't read is not in
+    the checkpoint that it writes."""
+    try:
+        return decode_rows(kind, await read_all(backend, key), key)
+    except JournalDamaged:
+        return decode_rows(kind, await read_all(backend, key), key)
 
 
 async def list_journal(backend: Backend) -> AsyncIterator[JournalName]:

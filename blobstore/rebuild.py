@@ -285,12 +285,14 @@ class _Rebuild:
         blob = await self._index.find_blob(digest)
         if blob is None:
             raise KeyUnknown("its bytes are not there")
-        data = await read_all(self._backend, blob.names[0])
-        if Digest.of(data) != digest:
-            # Else a push would take what lies there for it.
-            await self._index.suspect_blob(blob.digest, blob.generation)
-            raise KeyUnknown("its bytes are damaged; push it again")
-        return parse_manifest(data, entry.media_type)
+        # Twice, as what came wrong may be right where it lies, and its tags would be lost.
+        for _ in range(2):
+            data = await read_all(self._backend, blob.names[0])
+            if Digest.of(data) == digest:
+                return parse_manifest(data, entry.media_type)
+        # Else a push would take what lies there for it.
+        await self._index.suspect_blob(blob.digest, blob.generation)
+        raise KeyUnknown("its bytes are damaged; push it again")
 
     async def _restore_lost_aliases(self, manifest: Manifest, references: References) -> None:
         """What a manifest names by another algorithm and is lost: its sha256 is known, so that a push can heal it."""
