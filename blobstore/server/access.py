@@ -1,0 +1,88 @@
+"""Who asks, and what they may: the contract between the registry and what knows its users."""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Sequence
+
+import msgspec
+
+from blobstore.errors import BlobstoreError
+from blobstore.names import RepositoryName
+from blobstore.server.messages import Request
+
+
+class Action(enum.StrEnum):
+    """What may be done with a repository (Docker token scope, its actions)."""
+
+    PULL = "pull"
+    PUSH = "push"
+    DELETE = "delete"
+
+
+class Need(msgspec.Struct, frozen=True):
+    """What a request asks for: actions on a repository, or the catalog if there is none."""
+
+    repository: RepositoryName | None
+    actions: frozenset[Action]
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who asks. `name` is None for anybody; `grants` is what its access control wants to remember of it."""
+
+    name: str | None = None
+    grants: object = None
+
+
+ANYBODY = Principal()
+
+
+class Unauthenticated(BlobstoreError):
+    """401: no credentials, or bad ones; `challenge` is the value of `WWW-Authenticate`."""
+
+    def __init__(self, text: str, challenge: str) -> None:
+        super().__init__(text)
+        self.challenge = challenge
+
+
+class Forbidden(BlobstoreError):
+    """403: known, and not allowed."""
+
+
+class TooManyRequests(BlobstoreError):
+    """429: come back after `retry_after_s`."""
+
+    def __init__(self, text: str, retry_after_s: int) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+
+class Access(abc.ABC):
+    """Asked for every request before its body is read; nothing is allowed that it doesn't."""
+
+    @abc.abstractmethod
+    async def admit(self, request: Request, needs: Sequence[Need]) -> Principal:
+        """Who this is, if all `needs` are allowed; without needs, whoever has good credentials (`GET /v2/`).
+
+        Raises:
+            Unauthenticated, Forbidden, TooManyRequests: as their names say.
+        """
+
+    @abc.abstractmethod
+    def may(self, principal: Principal, need: Need) -> bool:
+        """Whether one that was admitted may do something more: what is listed, and mounted from, is only what may be pulled."""
+
+
+class OpenAccess(Access):
+    """Everybody may do everything; for the loopback, and behind somebody else's door."""
+
+    async def admit(self, request: Request, needs: Sequence[Need]) -> Principal:
+        """See `Access.admit`."""
+        del request, needs
+        return ANYBODY
+
+    def may(self, principal: Principal, need: Need) -> bool:
+        """See `Access.may`."""
+        del principal, need
+        return True
