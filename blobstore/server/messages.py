@@ -1,6 +1,6 @@
 """A request and its answer as values, free of any web framework: what a server hands to `Registry.answer`, and gets from it.
 
-Whoever hosts the registry turns its request into a `Request`, and sends the `Response`; `blobstore.server.web` does so for aiohttp.
+Whoever hosts the registry makes a `Request` and sends the `Response`; `blobstore.server.web` does so for aiohttp.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ Payload: TypeAlias = bytes | FileSpan | Stream
 
 
 class Response(msgspec.Struct, frozen=True):
-    """What a client is told. `headers` are complete but for `Content-Length` where a payload can be measured; an answer to HEAD has
-    it among them and an empty payload."""
+    """What a client is told. `headers` are complete but for the `Content-Length` of a payload that can be measured; an
+    answer to HEAD has it among them and an empty payload."""
 
     status: int
     headers: Sequence[tuple[str, str]] = ()
