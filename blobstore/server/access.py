@@ -71,7 +71,15 @@ class Access(abc.ABC):
 
     @abc.abstractmethod
     def may(self, principal: Principal, need: Need) -> bool:
-        """Whether one that was admitted may do something more: what is listed, and mounted from, is only what may be pulled."""
+        """Whether one that was admitted may do something more: what is mounted from is only what may be pulled."""
+
+    def sees(self, principal: Principal, repository: RepositoryName) -> bool:
+        """Whether the catalog names this repository to one that was admitted to it: what may be pulled, unless a right to the
+        catalog itself says more (a token with `registry:catalog:*` holds no right to any repository, and sees all names)."""
+        return self.may(principal, Need(repository, frozenset({Action.PULL})))
+
+    async def aclose(self) -> None:  # noqa: B027 - most have nothing to let go of
+        """Let go of threads; the web side calls this after the last request (the daemon, `create_app` when it is cleaned up)."""
 
 
 class OpenAccess(Access):
