@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -51,6 +51,7 @@ async def open_store(
     clock: Clock | None = None,
     terms: HoldTerms | None = None,
     events: EventSink = discard,
+    wrap: Callable[[Backend], Backend] | None = None,
 ) -> AsyncIterator[Store]:
     """An open store, for the length of an `async with`.
 
@@ -62,12 +63,14 @@ async def open_store(
         clock: for tests.
         terms: how long answers of this process are promises.
         events: is told what happens.
+        wrap: makes another backend of the store's own, one that measures.
 
     Raises:
         ConfigInvalid: a URL or the configuration can't be used.
         StoreUnknown, IndexMissing, ForeignStore, …: see `Store.open`.
     """
-    store = await _open(parse_store_url(url), index or None, config or Config(), clock, terms, events, create=create)
+    location = parse_store_url(url)
+    store = await _open(location, index or None, config or Config(), clock, terms, events, wrap, create=create)
     try:
         yield store
     finally:
@@ -81,15 +84,15 @@ async def _open(
     clock: Clock | None,
     terms: HoldTerms | None,
     events: EventSink,
+    wrap: Callable[[Backend], Backend] | None,
     *,
     create: bool,
 ) -> Store:
     for is_last_try in (False, True):
         place = await _find(location, index, config, events, is_new_wanted=create)
         new = place.store_id if place.is_new else None
-        store = Store(
-            place.backend, LmdbIndex(place.index_path), clock=clock, terms=terms, events=events, new_store_id=new
-        )
+        backend = wrap(place.backend) if wrap is not None else place.backend
+        store = Store(backend, LmdbIndex(place.index_path), clock=clock, terms=terms, events=events, new_store_id=new)
         try:
             await store.open(create=create)
         except ForeignStore:

@@ -42,13 +42,19 @@ class Progress(msgspec.Struct, frozen=True):
     total: int
 
 
+class PromiseBroken(msgspec.Struct, frozen=True):
+    """A blob was asked for that the index says is here, and its bytes are gone. Never to happen; an `Alarm` says what to do."""
+
+    digest: Digest
+
+
 class Alarm(msgspec.Struct, frozen=True):
     """Something an operator should know now: damage, or a guard that stopped a collection."""
 
     text: str
 
 
-Event = BlobPushed | ManifestPushed | BlobFreed | Progress | Alarm
+Event = BlobPushed | ManifestPushed | BlobFreed | Progress | PromiseBroken | Alarm
 
 
 class EventSink(Protocol):
