@@ -12,6 +12,13 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from blobstore.errors import BlobstoreError
+
+
+class BodyInterrupted(BlobstoreError):
+    """The client went away, or was too slow, before its body was whole. The host's `Request.body` raises this, so that what came
+    of an upload is kept."""
+
 
 class Headers:
     """Header fields of a request. Names are compared without case; a field may come more than once."""
@@ -68,7 +75,11 @@ class FileSpan(msgspec.Struct, frozen=True):
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """Bytes that are made while they are sent; entered when the sending begins, left when it ends, however it ends."""
+    """Bytes that are made while they are sent; entered when the sending begins, left when it ends, however it ends.
+
+    Enter it before the status is sent: a blob may be gone by then, and what entering raises (`BlobstoreError`) has its answer in
+    `blobstore.server.problems.problem_response`.
+    """
 
     size_bytes: int
     chunks: AbstractAsyncContextManager[AsyncIterator[bytes]]
