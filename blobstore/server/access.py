@@ -62,8 +62,11 @@ class Access(abc.ABC):
     """Asked for every request before its body is read; nothing is allowed that it doesn't."""
 
     @abc.abstractmethod
-    async def admit(self, request: Request, needs: Sequence[Need]) -> Principal:
+    async def admit(self, request: Request, needs: Sequence[Need], wishes: Sequence[Need] = ()) -> Principal:
         """Who this is, if all `needs` are allowed; without needs, whoever has good credentials (`GET /v2/`).
+
+        `wishes` are what the request would like to do besides, and does without if `may` says no: a mount's pull from its source.
+        Nothing is refused for them; a challenge names them, so that a client asks at once for a token that is good for all.
 
         Raises:
             Unauthenticated, Forbidden, TooManyRequests: as their names say.
@@ -85,9 +88,9 @@ class Access(abc.ABC):
 class OpenAccess(Access):
     """Everybody may do everything; for the loopback, and behind somebody else's door."""
 
-    async def admit(self, request: Request, needs: Sequence[Need]) -> Principal:
+    async def admit(self, request: Request, needs: Sequence[Need], wishes: Sequence[Need] = ()) -> Principal:
         """See `Access.admit`."""
-        del request, needs
+        del request, needs, wishes
         return ANYBODY
 
     def may(self, principal: Principal, need: Need) -> bool:

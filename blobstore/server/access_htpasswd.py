@@ -29,8 +29,9 @@ class HtpasswdAccess(Access):
         self._passwords, self._rules = passwords, rules
         self._challenge = f'Basic realm="{realm}", charset="UTF-8"'
 
-    async def admit(self, request: Request, needs: Sequence[Need]) -> Principal:
+    async def admit(self, request: Request, needs: Sequence[Need], wishes: Sequence[Need] = ()) -> Principal:
         """See `Access.admit`."""
+        del wishes
         credentials = self._read(request)
         if credentials is None:
             # Not the ping: told there that no password is needed, clients never show one again.

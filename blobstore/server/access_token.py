@@ -130,22 +130,23 @@ class TokenAccess(Access):
         self._checker, self._rules = checker, rules
         self._challenge = f'Bearer realm="{realm}",service="{service}"'
 
-    async def admit(self, request: Request, needs: Sequence[Need]) -> Principal:
+    async def admit(self, request: Request, needs: Sequence[Need], wishes: Sequence[Need] = ()) -> Principal:
         """See `Access.admit`. A token that allows too little is answered as none is, so that the client asks for another."""
+        wanted = (*needs, *wishes)
         try:
             credentials = read_credentials(request.headers)
         except CredentialsInvalid as error:
-            raise self._unauthenticated(str(error), needs, "invalid_token") from error
+            raise self._unauthenticated(str(error), wanted, "invalid_token") from error
         if credentials is None and needs and all(map(self._rules.is_public, needs)):
             return ANYBODY
         if not isinstance(credentials, BearerToken):
-            raise self._unauthenticated("a token is needed", needs)
+            raise self._unauthenticated("a token is needed", wanted)
         try:
             principal = self._checker.check(credentials.text)
         except TokenInvalid as error:
-            raise self._unauthenticated(str(error), needs, "invalid_token") from error
+            raise self._unauthenticated(str(error), wanted, "invalid_token") from error
         if not all(self.may(principal, need) for need in needs):
-            raise self._unauthenticated("the token does not allow this", needs, "insufficient_scope")
+            raise self._unauthenticated("the token does not allow this", wanted, "insufficient_scope")
         return principal
 
     def may(self, principal: Principal, need: Need) -> bool:

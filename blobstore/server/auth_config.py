@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -78,17 +77,6 @@ def check_auth(config: AuthConfig) -> None:
     """
     for problem in (*_problems_of_method(config), *_problems_of_rules(config), *_problems_of_limits(config.limits)):
         raise ConfigInvalid(problem)
-
-
-def place_auth(config: AuthConfig, folder: str) -> AuthConfig:
-    """The same with relative files taken from `folder`, that of the configuration file."""
-
-    def place(path: str | None) -> str | None:
-        return os.path.join(folder, path) if path else path
-
-    token = msgspec.structs.replace(config.token, keys=place(config.token.keys), roots=place(config.token.roots))
-    htpasswd = msgspec.structs.replace(config.htpasswd, file=place(config.htpasswd.file))
-    return msgspec.structs.replace(config, token=token, htpasswd=htpasswd)
 
 
 def _problems_of_method(config: AuthConfig) -> Iterator[str]:

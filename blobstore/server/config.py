@@ -12,6 +12,7 @@ import msgspec
 from blobstore.config import Table, convert_document, read_document
 from blobstore.errors import ConfigInvalid
 from blobstore.server.addresses import parse_address
+from blobstore.server.auth_config import AuthConfig, FailureLimits, HtpasswdConfig, TokenConfig, check_auth
 from blobstore.units import parse_duration_s, parse_size_bytes
 
 WORKERS_MAX = 256
@@ -27,10 +28,6 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     client_authority: str | None = None
     """Only clients with a certificate of these authorities may connect."""
     least_version: Literal["1.2", "1.3"] | None = None
-
-
-class AuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The table `[server.auth]`."""
 
 
 class CollectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -102,6 +99,9 @@ _TABLES: Mapping[str, type[msgspec.Struct]] = {
     "server": ServerConfig,
     "server.tls": TlsConfig,
     "server.auth": AuthConfig,
+    "server.auth.htpasswd": HtpasswdConfig,
+    "server.auth.token": TokenConfig,
+    "server.auth.limits": FailureLimits,
     "server.collect": CollectConfig,
     "server.notifications": NotificationsConfig,
     "server.logs": LogsConfig,
@@ -144,7 +144,17 @@ _BETWEEN: Mapping[str, tuple[int, int]] = {
     "server.connections_per_address": (1, 1_000_000),
 }
 # Names of files; a relative one is relative to the configuration's directory.
-_FILES = frozenset({"server.run_directory", "server.tls.certificate", "server.tls.key", "server.tls.client_authority"})
+_FILES = frozenset(
+    {
+        "server.run_directory",
+        "server.tls.certificate",
+        "server.tls.key",
+        "server.tls.client_authority",
+        "server.auth.htpasswd.file",
+        "server.auth.token.keys",
+        "server.auth.token.roots",
+    }
+)
 
 
 def load_server_config(path: str) -> ServerConfig:
@@ -154,7 +164,12 @@ def load_server_config(path: str) -> ServerConfig:
         ConfigInvalid: it can't be read, or a key or value in it can't be used.
     """
     server = convert_document(path, read_document(path), _Document, _TABLES).server
-    return _checked(path, "server", server)
+    checked = _checked(path, "server", server)
+    try:
+        check_auth(checked.auth)
+    except ConfigInvalid as error:
+        raise ConfigInvalid(f"{path}: {error}") from error
+    return checked
 
 
 def _checked(path: str, table: str, values: Table) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from blobstore.errors import BlobstoreError
+from blobstore.errors import BlobstoreError, NameInvalid
 from blobstore.names import RepositoryName
 from blobstore.server import _base
 from blobstore.server._call import Call, Core
@@ -13,7 +13,7 @@ from blobstore.server.messages import Request, Response
 from blobstore.server.observing import Answered, Observer, unobserved
 from blobstore.server.problems import Problem, problem_response
 from blobstore.server.room import EndlessRoom, Room
-from blobstore.server.routing import ALLOWED, ALLOWED_READ_ONLY, RULES, Endpoint, Rule, find_route, parse_name
+from blobstore.server.routing import ALLOWED, ALLOWED_READ_ONLY, PULL, RULES, Endpoint, Rule, find_route, parse_name
 from blobstore.server.settings import RegistrySettings
 from blobstore.store import Store
 
@@ -73,7 +73,9 @@ class Registry:
             rule, handler = _find(route.endpoint, request.method)
             if route.name is not None:
                 name = parse_name(route.name)
-            principal = await core.access.admit(request, _needs(route.endpoint, rule, name))
+            principal = await core.access.admit(
+                request, _needs(route.endpoint, rule, name), _wishes(route.endpoint, request)
+            )
             if rule.is_write and core.settings.read_only:
                 raise _refused_method(route.endpoint, ALLOWED_READ_ONLY, "this registry is read-only")
             found = await handler(Call(core, request, principal, name or _NO_NAME, route.reference))
@@ -110,6 +112,15 @@ def _needs(endpoint: Endpoint, rule: Rule, name: RepositoryName | None) -> tuple
     if name is not None or endpoint is Endpoint.CATALOG:
         return (Need(name, rule.actions),)
     return ()
+
+
+def _wishes(endpoint: Endpoint, request: Request) -> tuple[Need, ...]:
+    """A mount pulls from its source; where that isn't allowed it becomes an upload, as if the blob weren't there."""
+    sources = [value for key, value in request.query if key == "from"] if endpoint is Endpoint.UPLOADS else []
+    try:
+        return tuple(Need(RepositoryName.parse(source), PULL) for source in sources[:1])
+    except NameInvalid:
+        return ()
 
 
 def _refused_method(endpoint: Endpoint, allowed: dict[Endpoint, str], text: str) -> Problem:
