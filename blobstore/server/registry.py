@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from blobstore.errors import BlobstoreError, NameInvalid
 from blobstore.names import RepositoryName
-from blobstore.server import _base
+from blobstore.server import _base, _blobs, _manifests, _referrers, _tags, _uploads
 from blobstore.server._call import Call, Core
 from blobstore.server.access import Access, Need, OpenAccess, Principal
 from blobstore.server.messages import Request, Response
@@ -23,6 +23,26 @@ API_VERSION = ("Docker-Distribution-API-Version", "registry/2.0")
 Handler = Callable[[Call], Awaitable[Response]]
 HANDLERS: dict[Endpoint, dict[str, Handler]] = {
     Endpoint.BASE: {"GET": _base.ping, "HEAD": _base.ping},
+    Endpoint.CATALOG: {"GET": _tags.list_catalog, "HEAD": _tags.list_catalog},
+    Endpoint.EXTENSIONS: {"GET": _base.discover, "HEAD": _base.discover},
+    Endpoint.REPOSITORY_EXTENSIONS: {"GET": _base.discover, "HEAD": _base.discover},
+    Endpoint.BLOB: {"GET": _blobs.get_blob, "HEAD": _blobs.head_blob, "DELETE": _blobs.delete_blob},
+    Endpoint.UPLOADS: {"POST": _uploads.start_upload},
+    Endpoint.UPLOAD: {
+        "GET": _uploads.tell_status,
+        "HEAD": _uploads.tell_status,
+        "PATCH": _uploads.append,
+        "PUT": _uploads.finish,
+        "DELETE": _uploads.cancel,
+    },
+    Endpoint.MANIFEST: {
+        "GET": _manifests.get_manifest,
+        "HEAD": _manifests.get_manifest,
+        "PUT": _manifests.put_manifest,
+        "DELETE": _manifests.delete_manifest,
+    },
+    Endpoint.TAGS: {"GET": _tags.list_tags, "HEAD": _tags.list_tags},
+    Endpoint.REFERRERS: {"GET": _referrers.list_referrers, "HEAD": _referrers.list_referrers},
 }
 _TABLE: dict[Endpoint, dict[str, tuple[Rule, Handler]]] = {
     endpoint: {method: (RULES[endpoint][method], handler) for method, handler in handlers.items()}
@@ -116,7 +136,9 @@ def _needs(endpoint: Endpoint, rule: Rule, name: RepositoryName | None) -> tuple
 
 def _wishes(endpoint: Endpoint, request: Request) -> tuple[Need, ...]:
     """A mount pulls from its source; where that isn't allowed it becomes an upload, as if the blob weren't there."""
-    sources = [value for key, value in request.query if key == "from"] if endpoint is Endpoint.UPLOADS else []
+    if endpoint is not Endpoint.UPLOADS:
+        return ()
+    sources = [value for key, value in request.query if key == "from"]
     try:
         return tuple(Need(RepositoryName.parse(source), PULL) for source in sources[:1])
     except NameInvalid:
