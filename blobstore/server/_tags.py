@@ -25,8 +25,8 @@ async def list_tags(call: Call) -> Response:
     after = TagName(_cursor(last, tag_max_chars)) if last is not None else None
     # One more, to know whether there are more. Asked for with none too: an unknown repository is one all the same.
     found = await call.index.list_tags(call.name, after, count + 1)
-    tags = [entry.tag for entry in found[:count]]
-    body = msgspec.json.encode({"name": call.name, "tags": tags})
+    tags = [str(entry.tag) for entry in found[:count]]
+    body = msgspec.json.encode({"name": str(call.name), "tags": tags})
     has_more = bool(tags) and len(found) > count
     return _listed(call, body, f"/v2/{call.name}/tags/list", tags[-1] if has_more else None, count)
 
@@ -44,7 +44,7 @@ async def list_catalog(call: Call) -> Response:
         if len(page) < settings.catalog_page_max:
             break
         after = page[-1]
-    body = msgspec.json.encode({"repositories": names[:count]})
+    body = msgspec.json.encode({"repositories": [str(name) for name in names[:count]]})
     return _listed(call, body, "/v2/_catalog", names[count - 1] if count and len(names) > count else None, count)
 
 
