@@ -16,7 +16,7 @@ from blobstore.abc.backend import Backend
 from blobstore.backends._object_store import ObjectStoreBackend
 from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.clock import Clock, SystemClock, iso_utc, random_hex
-from blobstore.config import Config
+from blobstore.config import Config, GcConfig
 from blobstore.durable import is_there, make_directories, storage_errors, sync_directory
 from blobstore.errors import ForeignStore, FormatUnsupported, StoreUnknown
 from blobstore.events import EventSink, discard
@@ -32,11 +32,12 @@ from blobstore.locations import (
     parse_store_url,
 )
 from blobstore.marker import read_marker
-from blobstore.promises import HoldTerms
+from blobstore.promises import GRACE_S_DEFAULT, HoldTerms
 from blobstore.rebuild import RebuildReport, finish, rebuild
 from blobstore.reconcile import find_orphans
 from blobstore.remote import make_nas_backend, make_object_store, state_home
 from blobstore.store import Store
+from blobstore.units import parse_duration_s
 
 _STORE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -169,6 +170,13 @@ def index_location(url: str, index: str | None) -> LmdbLocation:
         return parse_index_url(index)
     assert isinstance(location, FilesystemLocation), "only its marker tells where the index is"
     return LmdbLocation(location.default_index_path)
+
+
+def hold_terms(config: GcConfig) -> HoldTerms:
+    """Promises last as long as the collector waits. No shorter than usual: with a grace of 0 an import would lose its own
+    blobs before their manifest comes."""
+    grace_s = parse_duration_s(config.grace) if config.grace is not None else GRACE_S_DEFAULT
+    return HoldTerms(grace_s=max(grace_s, GRACE_S_DEFAULT))
 
 
 def make_collector(store: Store, policy: GcPolicy | None = None, *, events: EventSink = discard) -> Collector:

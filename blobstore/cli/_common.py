@@ -11,12 +11,11 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from blobstore.app import open_store
+from blobstore.app import hold_terms, open_store
 from blobstore.config import Config, GcConfig, load_config
 from blobstore.events import EventSink
 from blobstore.gc import GcPolicy
 from blobstore.locations import DEFAULT_STORE, parse_index_url, parse_store_url
-from blobstore.promises import GRACE_S_DEFAULT, HoldTerms
 from blobstore.store import Store
 from blobstore.units import parse_duration_s
 
@@ -104,13 +103,6 @@ def policy_of(
         "max_share": config.max_share if max_share is None else max_share,
     }
     return msgspec.structs.replace(policy, **{key: value for key, value in wanted.items() if value is not None})
-
-
-def hold_terms(config: GcConfig) -> HoldTerms:
-    """Promises last as long as the collector waits. No shorter than usual: with a grace of 0 an import would lose its own
-    blobs before their manifest comes."""
-    grace_s = parse_duration_s(config.grace) if config.grace is not None else GRACE_S_DEFAULT
-    return HoldTerms(grace_s=max(grace_s, GRACE_S_DEFAULT))
 
 
 def _first(*values: str | None) -> str | None:

@@ -49,6 +49,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """`address:port`, `[address]:port` or `unix:/path`."""
     operator_listen: str | None = None
     """Where `/metrics` and `/api/v1/` are served; by default on `listen`, as long as that is on the loopback."""
+    operator_token_file: str | None = None
+    """A file with the bearer token that those ask for; needed where `operator_listen` can be reached from other machines."""
     workers: int | None = None
     open_to_all: bool | None = None
     """Serve others than this machine although nobody has to say who they are."""
@@ -58,8 +60,10 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     trusted_proxies: list[str] | None = None
     """Networks whose `X-Forwarded-*` and `Forwarded` are believed; `unix` is whoever reaches a socket that is a file."""
     locations: Literal["absolute", "relative"] | None = None
-    blobs: Literal["stream", "redirect", "accel"] | None = None
+    delivery: Literal["direct", "redirect", "accel"] | None = None
     """How blobs leave: through the daemon, by a presigned URL of the object store, or by nginx."""
+    redirect_valid: str | None = None
+    """How long a presigned URL opens its blob."""
     accel_prefix: str | None = None
     """The internal location of nginx that is an alias of the store's directory."""
     read_only: bool | None = None
@@ -130,6 +134,7 @@ _CHECKS: Mapping[str, Check] = {
     "server.operator_listen": parse_address,
     "server.trusted_proxies": _network,
     "server.accel_prefix": _is_internal,
+    "server.redirect_valid": parse_duration_s,
     "server.free_space_min": parse_size_bytes,
     "server.header_size": parse_size_bytes,
     "server.header_timeout": parse_duration_s,
@@ -147,6 +152,7 @@ _BETWEEN: Mapping[str, tuple[int, int]] = {
 _FILES = frozenset(
     {
         "server.run_directory",
+        "server.operator_token_file",
         "server.tls.certificate",
         "server.tls.key",
         "server.tls.client_authority",

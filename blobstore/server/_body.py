@@ -1,0 +1,95 @@
+"""The body of a request as it comes in: asked for only when it is read, and never left lying on the connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from aiohttp import ClientError, web
+
+from blobstore.server._patience import Patience, RateLimits
+from blobstore.server.messages import BodyInterrupted
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# What is read of a body that nobody wants, so that the connection can be used again. More, and it is closed instead.
+DRAIN_MAX_BYTES = 256 * 1024
+DRAIN_MAX_S = 5.0
+# A client that is still sending when its connection is closed may never see the answer (a reset throws it away), so what it
+# sends is taken for a while.
+LINGER_MAX_BYTES = 64 * 1024 * 1024
+LINGER_MAX_S = 5.0
+
+
+class Body:
+    """Its bytes in the pieces they come in, each at most what a connection buffers; see `Request.body`.
+
+    Raises:
+        BodyInterrupted: the client went, was too slow, or sent what is no body.
+    """
+
+    def __init__(self, request: web.BaseRequest, limits: RateLimits, *, waits_for_continue: bool) -> None:
+        self._request, self._content = request, request.content
+        self._patience = Patience(limits)
+        self._waits_for_continue = waits_for_continue
+        self._received = 0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await self._next()
+        except TimeoutError as error:
+            raise BodyInterrupted("the body came too slowly; what came of an upload is kept") from error
+        except (ConnectionError, ClientError) as error:
+            raise BodyInterrupted("the client went before its body was whole") from error
+        except Exception as error:
+            # The parser's own, of several kinds: chunks without a length, a length that isn't reached.
+            raise BodyInterrupted(f"the body can't be read: {type(error).__name__}") from error
+        if not piece:
+            raise StopAsyncIteration
+        self._received += len(piece)
+        self._patience.moved(len(piece))
+        return piece
+
+    async def _next(self) -> bytes:
+        piece = self._content.read_nowait()
+        if piece or self._content.at_eof():
+            return piece
+        if self._waits_for_continue:
+            self._waits_for_continue = False
+            transport = self._request.transport
+            if transport is None:
+                raise ConnectionResetError
+            transport.write(_CONTINUE)
+        return await self._patience.wait(self._content.readany())
+
+    @property
+    def is_small(self) -> bool:
+        """Whether what is left of it may be read to get rid of it: if it is little, and sure to come."""
+        if self._content.is_eof():
+            return True
+        announced = self._request.content_length
+        if self._waits_for_continue or announced is None:
+            return False
+        return announced - self._received <= DRAIN_MAX_BYTES
+
+    async def drain(self) -> None:
+        """Read and forget what is left, up to a limit; the connection can be used again if all of it came."""
+        await self._forget(DRAIN_MAX_BYTES, DRAIN_MAX_S)
+
+    async def linger(self) -> None:
+        """Say that no more is coming from us, and take what the client is still sending, up to a limit."""
+        transport = self._request.transport
+        if transport is not None and transport.can_write_eof():
+            transport.write_eof()
+        await self._forget(LINGER_MAX_BYTES, LINGER_MAX_S)
+
+    async def _forget(self, most_bytes: int, most_s: float) -> None:
+        forgotten = 0
+        try:
+            async with asyncio.timeout(most_s):
+                while not self._content.at_eof() and forgotten < most_bytes:
+                    forgotten += len(await self._content.readany())
+        except Exception:  # noqa: BLE001 - it went, or was no body: then nothing is left to be read
+            return
