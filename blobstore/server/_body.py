@@ -32,6 +32,7 @@ class Body:
         self._patience = Patience(limits)
         self._waits_for_continue = waits_for_continue
         self._received = 0
+        self._is_broken = False
 
     def __aiter__(self) -> Self:
         return self
@@ -39,13 +40,9 @@ class Body:
     async def __anext__(self) -> bytes:
         try:
             piece = await self._next()
-        except TimeoutError as error:
-            raise BodyInterrupted("the body came too slowly; what came of an upload is kept") from error
-        except (ConnectionError, ClientError) as error:
-            raise BodyInterrupted("the client went before its body was whole") from error
         except Exception as error:
-            # The parser's own, of several kinds: chunks without a length, a length that isn't reached.
-            raise BodyInterrupted(f"the body can't be read: {type(error).__name__}") from error
+            self._is_broken = True
+            raise _interruption(error) from error
         if not piece:
             raise StopAsyncIteration
         self._received += len(piece)
@@ -70,7 +67,7 @@ class Body:
         if self._content.is_eof():
             return True
         announced = self._request.content_length
-        if self._waits_for_continue or announced is None:
+        if self._is_broken or self._waits_for_continue or announced is None:
             return False
         return announced - self._received <= DRAIN_MAX_BYTES
 
@@ -93,3 +90,12 @@ class Body:
                     forgotten += len(await self._content.readany())
         except Exception:  # noqa: BLE001 - it went, or was no body: then nothing is left to be read
             return
+
+
+def _interruption(error: Exception) -> BodyInterrupted:
+    if isinstance(error, TimeoutError):
+        return BodyInterrupted("the body came too slowly; what came of an upload is kept")
+    if isinstance(error, (ConnectionError, ClientError)):
+        return BodyInterrupted("the client went before its body was whole")
+    # The parser's own, of several kinds: chunks without a length, a length that isn't reached.
+    return BodyInterrupted(f"the body can't be read: {type(error).__name__}")

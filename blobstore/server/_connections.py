@@ -58,10 +58,9 @@ class Connections:
     def __len__(self) -> int:
         return len(self._all)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more should be accepted."""
-        return len(self._all) >= self.limits.connections_max
+    def is_full(self, beginning: int = 0) -> bool:
+        """Whether no more should be accepted, when so many were that are no connection yet."""
+        return len(self._all) + beginning >= self.limits.connections_max
 
     def admit(self, connection: Connection, address: str) -> bool:
         """Count one more, unless its address has too many."""
@@ -199,6 +198,8 @@ def _closing(answer: Response) -> web.StreamResponse:
         status=answer.status, body=answer.payload, headers=[*answer.headers, ("Server", SERVER_NAME)]
     )
     response.force_close()
+    # Said also to what came as HTTP/1.0, or as nothing.
+    response.headers["Connection"] = "close"
     return response
 
 

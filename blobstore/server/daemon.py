@@ -141,7 +141,7 @@ class _Process:
         self, listening: socket.socket, server: ConnectionServer, group: Connections, tls: ssl.SSLContext | None
     ) -> None:
         is_encrypted = tls is not None and listening.family != socket.AF_UNIX
-        acceptor = Acceptor(listening, server, tls=tls if is_encrypted else None, is_full=lambda: group.is_full)
+        acceptor = Acceptor(listening, server, tls=tls if is_encrypted else None, is_full=group.is_full)
         self._acceptors.append(acceptor)
 
     def _accept(self) -> None:

@@ -123,8 +123,9 @@ class Acceptor:
         protocol: Callable[[], asyncio.Protocol],
         *,
         tls: ssl.SSLContext | None = None,
-        is_full: Callable[[], bool],
+        is_full: Callable[[int], bool],
     ) -> None:
+        """`is_full` says whether no more should be accepted, told how many were and are no connection yet."""
         self._listening, self._protocol, self._tls, self._is_full = listening, protocol, tls, is_full
         self._loop = asyncio.get_running_loop()
         self._is_accepting = self._is_over = False
@@ -132,7 +133,7 @@ class Acceptor:
 
     def resume(self) -> None:
         """Accept, from now on or again. Repeatable."""
-        if not self._is_accepting and not self._is_over and not self._is_full():
+        if not self._is_accepting and not self._is_over and not self._is_full(len(self._beginning)):
             self._is_accepting = True
             self._loop.add_reader(self._listening.fileno(), self._accept)
 
@@ -154,7 +155,7 @@ class Acceptor:
             await asyncio.wait(self._beginning)
 
     def _accept(self) -> None:
-        if self._is_full():
+        if self._is_full(len(self._beginning)):
             self._pause()
             return
         try:
@@ -172,7 +173,12 @@ class Acceptor:
         accepted.settimeout(0)
         task = self._loop.create_task(self._begin(accepted))
         self._beginning.add(task)
-        task.add_done_callback(self._beginning.discard)
+        task.add_done_callback(self._begun)
+
+    def _begun(self, task: asyncio.Task[None]) -> None:
+        self._beginning.discard(task)
+        # It may have been the last that was allowed, and have come to nothing.
+        self.resume()
 
     async def _begin(self, accepted: socket.socket) -> None:
         try:
