@@ -157,6 +157,11 @@ class Metrics:
         elif isinstance(event, Alarm):
             self.alarms.inc()
 
+    def notified(self, listener: str, outcome: str, waiting: int) -> None:
+        """What became of an event; see `Tally`."""
+        self.notifications.labels(listener, outcome).inc()
+        self.notifications_waiting.labels(listener).set(waiting)
+
     def backend_done(self, verb: str, seconds: float) -> None:
         """The storage did what it was asked for, or failed at it."""
         bound = self._bound_verbs.get(verb)
