@@ -56,7 +56,7 @@ def page_size(call: Call, default: int, maximum: int) -> int:
     """
     text = call.parameter("n")
     if text is None:
-        return default
+        return min(default, maximum)
     if not _COUNT.fullmatch(text):
         raise Problem(400, "UNSUPPORTED", f"n={text!r:.40} is not a number of entries")
     return min(int(text), maximum)
