@@ -54,6 +54,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     workers: int | None = None
     open_to_all: bool | None = None
     """Serve others than this machine although nobody has to say who they are."""
+    insecure_http: bool | None = None
+    """Take passwords and tokens from other machines without TLS, and without a trusted proxy that has it."""
     run_directory: str | None = None
     """Where the processes of the daemon find each other."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from blobstore.app import hold_terms, open_store
 from blobstore.config import read_secret
 from blobstore.errors import IndexPoisoned
+from blobstore.events import Alarm, Event
 from blobstore.server import assembling
 from blobstore.server._connections import Connections, ConnectionServer
 from blobstore.server._passing_on import PassingOn
@@ -93,7 +94,7 @@ class _Process:
     async def _parts(self, store: Store) -> AsyncIterator[Site]:
         server = self._plan.server
         async with contextlib.AsyncExitStack() as stack:
-            access = make_access(server.auth)
+            access = make_access(server.auth, events=_warn)
             stack.push_async_callback(access.aclose)
             registry = Registry(
                 store,
@@ -214,6 +215,12 @@ class _Process:
                 self._stopping.set()
 
         loop.add_reader(control.fileno(), read)
+
+
+def _warn(event: Event) -> None:
+    """Files of rights that can't be used, while the daemon goes on with what they held before."""
+    if isinstance(event, Alarm):
+        _LOG.warning("%s", event.text)
 
 
 def _seconds(text: str | None, default_s: float) -> float:

@@ -82,6 +82,12 @@ def check_exposure(server: ServerConfig, public: Address, operator: Address | No
             f"on {public} everybody who can reach this machine could push and delete: set server.auth.method, listen on "
             "127.0.0.1, or say that this is wanted with --insecure-open or server.open_to_all = true"
         )
+    is_clear = server.tls is None and not server.trusted_proxies and not server.insecure_http
+    if server.auth.method != "none" and not public.is_loopback and is_clear:
+        raise ConfigInvalid(
+            f"to {public} passwords and tokens would cross the network in the clear: set [server.tls], name the proxy that "
+            "has TLS in server.trusted_proxies, or say that this is wanted with server.insecure_http = true"
+        )
     if operator is not None and not operator.is_loopback and not server.operator_token_file:
         raise ConfigInvalid(
             f"on {operator} everybody who can reach this machine could start collections: name a file with a token in "
