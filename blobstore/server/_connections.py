@@ -21,7 +21,7 @@ from blobstore.server.web import SERVER_NAME, WebHandler
 _LOOK_EVERY_S = 1.0
 _ENDED_EVERY_S = 0.02
 # What is buffered of a body before its sender has to wait; twice that at most.
-READ_BUFFER_BYTES = 256 * 1024
+READ_BUFFER_BYTES = 128 * 1024
 _HEADERS_MAX = 100
 _QUIET = logging.getLogger("blobstore.server.connections")
 _QUIET.addHandler(logging.NullHandler())
