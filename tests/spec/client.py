@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from blobstore.digest import Algorithm, Digest
 from blobstore.server.messages import BodyInterrupted, FileSpan, Headers, Request, Response, Stream
@@ -111,16 +111,15 @@ class Client:
     ) -> Answer:
         """The answer to a request; what is in every answer is checked here."""
         pieces = Body(body) if isinstance(body, bytes) else body
-        split = urlsplit(url)
-        if split.netloc:
-            assert (split.scheme, split.netloc) == ("https", "registry.example"), url
+        # By hand: what parses URLs would mend what is to be refused.
+        path, _, query = url.removeprefix("https://registry.example").partition("?")
         fields = headers.items() if isinstance(headers, Mapping) else headers
         size = sum(map(len, pieces.pieces)) if pieces is not None and sized and not pieces.breaks_off else None
         response = await self.registry.answer(
             Request(
                 method=method,
-                path=unquote(split.path),
-                query=[*parse_qsl(split.query, keep_blank_values=True), *parameters.items()],
+                path=unquote(path),
+                query=[*parse_qsl(query, keep_blank_values=True), *parameters.items()],
                 headers=Headers(fields),
                 body=aiter(pieces) if pieces is not None else None,
                 size_bytes=size,
