@@ -219,6 +219,9 @@ def _target(raw: str) -> tuple[str, list[tuple[str, str]]]:
             return raw, []
         raw = "/" + rest.partition("/")[2]
     path, _, query = raw.partition("#")[0].partition("?")
+    if "%2f" in path.lower():
+        # No name has one, and whoever stands in front may have read the path, and judged it, without this slash.
+        raise _Malformed("the path has an encoded slash")
     try:
         if "%" in path:
             path = unquote_to_bytes(path).decode()

@@ -36,7 +36,7 @@ def host(request: pytest.FixtureRequest):
     [
         ("/v2/a/b", "/v2/a/b []"),
         ("/v2//a/", "/v2//a/ []"),
-        ("/v2/a%2Fb/%2e%2e/x", "/v2/a/b/../x []"),
+        ("/v2/a/b/%2e%2e/x", "/v2/a/b/../x []"),
         ("/v2/a%252Fb", "/v2/a%2Fb []"),
         (
             "/v2/?digest=sha256%3Aab&tag=a+b&tag=&x",
@@ -55,6 +55,8 @@ def test_a_target_is_decoded_once_and_kept_as_it_came(host: Host, target: str, s
     "raw",
     [
         b"GET /v2/%ff HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /v2/a%2Fb/tags/list HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /v2%2fa/tags/list HTTP/1.1\r\n" + HOST + b"\r\n",
         b"GET /v2/?a=%ff HTTP/1.1\r\n" + HOST + b"\r\n",
         b"GET /v2/?" + b"a&" * 1001 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
         b"GET /v2/ HTTP/1.1\r\n\r\n",
