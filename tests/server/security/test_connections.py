@@ -10,21 +10,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import blobstore
 from blobstore.server._connections import ConnectionLimits
 from blobstore.server._patience import RateLimits
-from blobstore.server.access_htpasswd import make_htpasswd_access
 from blobstore.server.auth_config import AuthConfig, HtpasswdConfig
-from blobstore.server.messages import Request, Response
-from blobstore.server.registry import Registry
 from blobstore.server.web import WebSettings
 from tests.server.hosting import Host, is_closed, read_answer
 from tests.server.security.asking import basic
 from tests.server.security.guest import PASSWORDS, RIGHTS
+from tests.server.security.hosted import hosted
 from tests.server.security.htpasswd import line
 from tests.spec.client import digest
 
@@ -33,48 +29,16 @@ HOST = b"Host: registry.test\r\n"
 ALICE = ": ".join(basic("alice", PASSWORDS["alice"])).encode() + b"\r\n"
 
 
-class Lazy:
-    """A registry over files that is opened by the loop that first asks it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._registry, self._stack = folder, None, contextlib.AsyncExitStack()
-        (folder / "htpasswd").write_text("\n".join(line(user, password) for user, password in PASSWORDS.items()))
-        self._opening: Any = None
-
-    async def answer(self, request: Request) -> Response:
-        """See `Registry.answer`."""
-        import asyncio
-
-        if self._opening is None:
-            self._opening = asyncio.ensure_future(self._open())
-        registry: Registry = await asyncio.shield(self._opening)
-        return await registry.answer(request)
-
-    async def _open(self) -> Registry:
-        config = AuthConfig(
-            method="htpasswd", htpasswd=HtpasswdConfig(file=str(self._folder / "htpasswd")), rights=RIGHTS
-        )
-        access = make_htpasswd_access(config)
-        self._stack.push_async_callback(access.aclose)
-        store = await self._stack.enter_async_context(blobstore.open(str(self._folder / "store"), create=True))
-        return Registry(store, access=access)
-
-    async def aclose(self) -> None:
-        """Close what was opened."""
-        await self._stack.aclose()
-
-
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
     """A registry on a port of the loopback, that has little patience."""
-    lazy = Lazy(tmp_path)
+    path = tmp_path / "htpasswd"
+    path.write_text("\n".join(line(user, password) for user, password in PASSWORDS.items()))
+    config = AuthConfig(method="htpasswd", htpasswd=HtpasswdConfig(file=str(path)), rights=RIGHTS)
     limits = ConnectionLimits(header_timeout_s=2, idle_timeout_s=60, connections_per_address_max=40)
     settings = WebSettings(rates=RateLimits(rate_min_bytes_s=64 * 1024, allowance_s=2))
-    with Host(lazy.answer, limits=limits, settings=settings) as running:
+    with hosted(tmp_path / "store", config, limits=limits, settings=settings) as running:
         yield running
-        import asyncio
-
-        asyncio.run_coroutine_threadsafe(lazy.aclose(), running.loop).result(20)
 
 
 def peak_kib() -> int:
