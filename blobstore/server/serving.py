@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -67,9 +67,12 @@ class Serving:
                 ready()
 
             if (server.workers or WORKERS_DEFAULT) == 1:
-                # The process keeps its own descriptors: whoever adopts a socket closes it.
-                return run_process(self._plan(server, store, duplicate=True), say)
-            return Supervisor(self._wanted, say).run()
+                # The process closes them when it stops, and nobody else may hold the port open then.
+                plan = self._plan(server, store)
+                for each in (*self._sockets, *self._operator_sockets):
+                    each.detach()
+                return run_process(plan, say)
+            return Supervisor(self._wanted, say, self._close).run()
 
     def _server(self) -> ServerConfig:
         """The table `[server]` with what the command line says; all that it names was looked at."""
@@ -106,17 +109,18 @@ class Serving:
 
     def _wanted(self) -> Wanted:
         server = self._server()
-        return Wanted(self._plan(server, self._store(), duplicate=False), server.workers or WORKERS_DEFAULT)
+        return Wanted(self._plan(server, self._store()), server.workers or WORKERS_DEFAULT)
 
-    def _plan(self, server: ServerConfig, store: StorePlan, *, duplicate: bool) -> Plan:
-        def numbers(sockets: Sequence[socket.socket]) -> tuple[int, ...]:
-            return tuple(os.dup(each.fileno()) if duplicate else each.fileno() for each in sockets)
+    def _close(self) -> None:
+        for each in (*self._sockets, *self._operator_sockets):
+            each.close()
 
+    def _plan(self, server: ServerConfig, store: StorePlan) -> Plan:
         return Plan(
             store=store,
             server=server,
-            public=numbers(self._sockets),
-            operator=numbers(self._operator_sockets),
+            public=tuple(each.fileno() for each in self._sockets),
+            operator=tuple(each.fileno() for each in self._operator_sockets),
             serves_operator=not self._operator_sockets and all(each.is_loopback for each in self.public),
         )
 

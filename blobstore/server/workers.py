@@ -87,8 +87,9 @@ class Supervisor:
     Holds the listening sockets, so that no connection is refused while there is none to take it.
     """
 
-    def __init__(self, wanted: Callable[[], Wanted], ready: Callable[[], None] = lambda: None) -> None:
-        self._wanted_again, self._ready = wanted, ready
+    def __init__(self, wanted: Callable[[], Wanted], ready: Callable[[], None], let_go: Callable[[], None]) -> None:
+        """`ready` is called when all serve, `let_go` when the listening sockets are not needed any more."""
+        self._wanted_again, self._ready, self._let_go = wanted, ready, let_go
         self._wanted = wanted()
         self._slots: list[_Slot] = []
         self._children: set[_Child] = set()
@@ -274,6 +275,7 @@ class Supervisor:
         for slot in self._slots:
             if slot.keeper is not None:
                 slot.keeper.cancel()
+        self._let_go()
         for child in set(self._children):
             child.tell(signal.SIGTERM)
         stop_within = self._wanted.plan.server.stop_within
