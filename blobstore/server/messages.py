@@ -104,4 +104,5 @@ class Response(msgspec.Struct, frozen=True):
 def json_response(status: int, document: Any, headers: Iterable[tuple[str, str]] = ()) -> Response:
     """An answer of one JSON document."""
     fields = [("Content-Type", "application/json"), *headers]
-    return Response(status, fields, msgspec.json.encode(document))
+    # Names are a kind of text that msgspec doesn't know.
+    return Response(status, fields, msgspec.json.encode(document, enc_hook=str))

@@ -162,6 +162,16 @@ class Metrics:
         self.notifications.labels(listener, outcome).inc()
         self.notifications_waiting.labels(listener).set(waiting)
 
+    def collection_began(self) -> None:
+        """See `CollectionTally`."""
+        self.collecting.inc()
+
+    def collection_ended(self, kind: str, outcome: str, seconds: float) -> None:
+        """See `CollectionTally`."""
+        self.collecting.dec()
+        self.collections.labels(kind, outcome).inc()
+        self.collection_seconds.labels(kind).observe(seconds)
+
     def backend_done(self, verb: str, seconds: float) -> None:
         """The storage did what it was asked for, or failed at it."""
         bound = self._bound_verbs.get(verb)

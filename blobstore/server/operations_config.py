@@ -38,7 +38,7 @@ class CollectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Of both, a name of the IANA data base."""
     share: float = 0.5
     """How much of its time a run may work on the index while requests are served; the rest it leaves to them."""
-    batch: int = 200
+    batch: int = 100
     """How many blobs one transaction of a run takes: pushes wait while it is committed."""
 
 
