@@ -26,7 +26,8 @@ def create_app(
     room: Room | None = None,
     web: WebSettings | None = None,
 ) -> Application:
-    """The registry as an application of aiohttp, to run or to mount at the root: clients ask for `/v2/…`.
+    """The registry as an application of aiohttp: to run, or to mount where clients look for it, with
+    `application.add_subapp("/v2", create_app(store))`.
 
     The store stays the caller's: it is open while the application runs, on the same loop. Without `access` everybody may do
     everything. Limits of connections (their number, how long a header may take) are those of whoever runs the application; the
