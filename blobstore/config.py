@@ -171,7 +171,7 @@ def _explain(text: str, root: type[msgspec.Struct], tables: Mapping[str, type[ms
     unknown = _UNKNOWN.fullmatch(text)
     if unknown is not None:
         table = unknown[2]
-        known = tables.get(table, root).__struct_fields__
+        known = tables.get(re.sub(r"\[[0-9]+\]", "[...]", table or ""), root).__struct_fields__
         key = f"{table}.{unknown[1]}" if table else unknown[1]
         files = [name for name in known if name == f"{unknown[1]}_file"]
         if files:

@@ -11,7 +11,7 @@ from blobstore.server.problems import error_response
 _BODY_MAX_BYTES = 1024 * 1024
 _WAIT_MAX_S = 60.0
 _CONNECTIONS_MAX = 16
-_ASKED = ("Accept", "Authorization", "Content-Type", "If-None-Match")
+_ASKED = ("Accept", "Authorization", "Content-Type", "If-None-Match", "Origin")
 # What the next sender says anew.
 _ANEW = frozenset({"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"})
 

@@ -13,6 +13,14 @@ from blobstore.config import Table, convert_document, read_document
 from blobstore.errors import ConfigInvalid
 from blobstore.server.addresses import parse_address
 from blobstore.server.auth_config import AuthConfig, FailureLimits, HtpasswdConfig, TokenConfig, check_auth
+from blobstore.server.operations_config import (
+    CollectConfig,
+    EndpointConfig,
+    LogsConfig,
+    NotificationsConfig,
+    check_operations,
+    place_notifications,
+)
 from blobstore.units import parse_duration_s, parse_size_bytes
 
 WORKERS_MAX = 256
@@ -28,18 +36,6 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     client_authority: str | None = None
     """Only clients with a certificate of these authorities may connect."""
     least_version: Literal["1.2", "1.3"] | None = None
-
-
-class CollectConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The table `[server.collect]`."""
-
-
-class NotificationsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The table `[server.notifications]`."""
-
-
-class LogsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The table `[server.logs]`."""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -110,6 +106,7 @@ _TABLES: Mapping[str, type[msgspec.Struct]] = {
     "server.auth.limits": FailureLimits,
     "server.collect": CollectConfig,
     "server.notifications": NotificationsConfig,
+    "server.notifications.endpoints[...]": EndpointConfig,
     "server.logs": LogsConfig,
 }
 Check: TypeAlias = Callable[[str], object]
@@ -175,9 +172,11 @@ def load_server_config(path: str) -> ServerConfig:
     checked = _checked(path, "server", server)
     try:
         check_auth(checked.auth)
+        check_operations(checked.collect, checked.notifications, checked.logs)
     except ConfigInvalid as error:
         raise ConfigInvalid(f"{path}: {error}") from error
-    return checked
+    folder = os.path.dirname(os.path.abspath(path))
+    return msgspec.structs.replace(checked, notifications=place_notifications(checked.notifications, folder))
 
 
 def _checked(path: str, table: str, values: Table) -> Table:

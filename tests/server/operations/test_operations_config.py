@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from blobstore.errors import ConfigInvalid
+from blobstore.server.config import load_server_config
 from blobstore.server.operations_config import (
     CollectConfig,
     EndpointConfig,
@@ -78,3 +81,38 @@ def test_files_are_beside_the_configuration() -> None:
     config = NotificationsConfig(endpoints=(msgspec.structs.replace(GOOD, authorization_file="token"), GOOD))
     placed = place_notifications(config, "/etc/blobstore")
     assert [each.authorization_file for each in placed.endpoints] == ["/etc/blobstore/token", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[server.collect]\nfull = 'x'", "server.collect.full can't be used: 'x' is not a cron"),
+        ("[server.collect]\nfulll = ''", "server.collect.fulll is unknown.*incremental"),
+        ("[[server.notifications.endpoints]]\nurl = 'http://x/'", "name"),
+        (
+            "[[server.notifications.endpoints]]\nname = 'a'\nurl = 'http://x/'\nauthorization = 'Bearer x'",
+            "secrets don't belong here.*authorization_file",
+        ),
+        ("[server.logs]\nformat = 'xml'", "server.logs.format"),
+    ],
+)
+def test_what_a_file_says_wrong_is_named(tmp_path: Path, text: str, expected: str) -> None:
+    """By file, key and value."""
+    path = tmp_path / "blobstore.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigInvalid, match=rf"blobstore\.toml: .*{expected}"):
+        load_server_config(str(path))
+
+
+def test_a_file_that_is_fine_is_read(tmp_path: Path) -> None:
+    """Its tables are values, its files beside it."""
+    path = tmp_path / "blobstore.toml"
+    path.write_text(
+        "[server.collect]\nshare = 0.25\n[server.logs]\nformat = 'text'\n"
+        "[[server.notifications.endpoints]]\nname = 'a'\nurl = 'http://x/'\nauthorization_file = 'token'\n"
+        "headers = {X-Site = 'one'}\nignored_actions = ['pull']\n"
+    )
+    server = load_server_config(str(path))
+    assert (server.collect.share, server.logs.format) == (0.25, "text")
+    (endpoint,) = server.notifications.endpoints
+    assert (endpoint.authorization_file, endpoint.ignored_actions) == (str(tmp_path / "token"), ("pull",))
