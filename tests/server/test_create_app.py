@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -49,7 +50,7 @@ async def test_a_blob_goes_through_a_mounted_registry(url: str):
         async with session.post(f"{url}/v2/a/b/blobs/uploads/") as answer:
             assert answer.status == 202
             location = answer.headers["Location"]
-        async with session.put(f"{url}{location}?digest={DIGEST}", data=BYTES, expect100=True) as answer:
+        async with session.put(f"{url}{location}?digest={DIGEST}", data=io.BytesIO(BYTES), expect100=True) as answer:
             assert answer.status == 201
         async with session.get(f"{url}/v2/a/b/blobs/{DIGEST}") as answer:
             assert await answer.read() == BYTES
