@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-import blobstore
+from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.backends.memory import MemoryBackend
+from blobstore.index.lmdb import LmdbIndex
 from blobstore.index.memory import MemoryIndex
 from blobstore.promises import HoldTerms
 from blobstore.server.registry import Registry
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
 from tests.spec.client import Client
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """In memory where the machine has such a place: hundreds of stores are made here, and what is synced is asked elsewhere."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as made:
+        yield Path(made)
+
+
+def store_of_files(place: Path) -> Store:
+    """With next to no ballast."""
+    path = str(place / "store")
+    return Store(FilesystemBackend(path), LmdbIndex(f"{path}/index", ballast_bytes=4096))
 
 
 @pytest.fixture
@@ -32,22 +51,23 @@ async def store(clock: FakeClock) -> AsyncIterator[Store]:
 
 
 @pytest.fixture(params=["memory", "object-names", "files"])
-async def any_store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
+async def any_store(request: pytest.FixtureRequest, place: Path, clock: FakeClock) -> AsyncIterator[Store]:
     """Each kind of backend: with files and LMDB, with the names of an object store, and in memory."""
     if request.param == "files":
-        async with blobstore.open(str(tmp_path / "store"), create=True) as opened:
-            yield opened
-        return
-    made = Store(MemoryBackend(renames=request.param == "memory"), MemoryIndex(), clock=clock)
+        made = store_of_files(place)
+    else:
+        made = Store(MemoryBackend(renames=request.param == "memory"), MemoryIndex(), clock=clock)
     await made.open(create=True)
     yield made
     await made.aclose()
 
 
 @pytest.fixture
-async def files(tmp_path: Path) -> AsyncIterator[Store]:
-    async with blobstore.open(str(tmp_path / "store"), create=True) as opened:
-        yield opened
+async def files(place: Path) -> AsyncIterator[Store]:
+    made = store_of_files(place)
+    await made.open(create=True)
+    yield made
+    await made.aclose()
 
 
 @pytest.fixture
