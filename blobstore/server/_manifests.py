@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from blobstore.abc.records import ManifestRecord
 from blobstore.digest import Digest
-from blobstore.errors import ManifestTooLarge, ManifestUnknown, TagInvalid, TagUnknown
+from blobstore.errors import (
+    ManifestTooLarge,
+    ManifestUnknown,
+    TagInvalid,
+    TagUnknown,
+    TransientError,
+    UploadInterrupted,
+)
 from blobstore.manifest import Manifest, parse_manifest
 from blobstore.names import TagName
 from blobstore.readers import open_blob
@@ -45,7 +52,11 @@ async def put_manifest(call: Call) -> Response:
     more = [value for key, value in call.request.query if key == "tag"]
     tags = _tags(call, more) if digest is not None else [TagName.parse(call.reference)]
     manifest = await _parsed(call, await _read_request(call))
-    await call.repository.put_parsed_manifest(manifest, tags, digest=digest)
+    try:
+        await call.repository.put_parsed_manifest(manifest, tags, digest=digest)
+    except UploadInterrupted as error:
+        # Its own short upload was expired under way; unlike a client's, it can simply be sent again.
+        raise TransientError(str(error)) from error
     named = digest or manifest.digest
     call.core.observer(
         ManifestPushed(

@@ -20,7 +20,7 @@ from blobstore.names import RepositoryName, UploadId
 from blobstore.server._call import Call
 from blobstore.server._locations import blob_path, location, upload_path
 from blobstore.server._ranges import Span, chunk_span
-from blobstore.server.access import Need
+from blobstore.server.access import Need, TooManyRequests
 from blobstore.server.messages import Response
 from blobstore.server.observing import BlobMounted, BlobPushed, UploadCancelled, UploadStarted
 from blobstore.server.problems import Problem
@@ -30,6 +30,7 @@ from blobstore.uploads import Upload, open_intent, resume_upload
 _ALGORITHMS = frozenset(each.value for each in Algorithm)
 _VIEWERS_MAX = 1000
 """How many repositories are looked at for a mount that doesn't say from where."""
+_UPLOADS_RETRY_S = 60
 _BUSY_LOOK_S = 0.05
 """How often an upload that somebody else has is looked at again."""
 
@@ -46,6 +47,8 @@ async def start_upload(call: Call) -> Response:
     elif (digest := call.parameter("digest")) is not None:
         return await _push_whole(call, Digest.parse(digest))
     await _check_room(call)
+    if (await call.index.totals()).uploads >= call.settings.uploads_open_max:
+        raise TooManyRequests("too many uploads are open; finish or cancel some, others expire", _UPLOADS_RETRY_S)
     intent = await open_intent(call.parts, call.name, None)
     call.core.observer(UploadStarted(request=call.request, principal=call.principal, repository=call.name))
     minimum = call.settings.chunk_min_bytes

@@ -43,6 +43,8 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
     manifest_max_bytes: int = manifest_size_max_bytes
     chunk_min_bytes: int = 0
     """Told to clients as `OCI-Chunk-Min-Length` unless 0; shorter chunks are taken all the same."""
+    uploads_open_max: int = 100_000
+    """How many uploads may be open in the whole store; 429 beyond, until some are finished, cancelled or expired."""
     busy_wait_s: float = 5
     """How long a request waits for an earlier one of the same upload to end, before it is refused: 409."""
     manifest_cache_bytes: int = 8 * 1024 * 1024

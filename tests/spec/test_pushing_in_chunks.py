@@ -357,6 +357,18 @@ async def test_cancelling_what_somebody_writes_to(any_store: Store) -> None:
     assert (await client.head(f"/v2/{NAME}/blobs/{digest(BIG)}")).status == 404
 
 
+async def test_open_uploads_have_a_limit(store: Store) -> None:
+    """429 until one is over; those that are open go on."""
+    client = Client(Registry(store, RegistrySettings(uploads_open_max=2)))
+    first, second = await client.begin(), await client.begin()
+    answer = await client.post(UPLOADS)
+    assert (answer.status, answer.code, answer["Retry-After"]) == (429, "TOOMANYREQUESTS", "60")
+    assert (await client.put(first, DATA, digest=digest(DATA))).status == 201
+    await client.begin()
+    assert (await client.delete(second)).status == 204
+    await client.begin()
+
+
 # Whose session it is
 
 
