@@ -268,6 +268,8 @@ def _fields(answer: Response) -> list[tuple[str, str]]:
     names = {name.lower() for name, _ in fields}
     if "server" not in names:
         fields.append(("Server", SERVER_NAME))
+    # A browser that guesses types could take somebody's layer for a page of ours.
+    fields.append(("X-Content-Type-Options", "nosniff"))
     if "content-length" not in names and answer.status >= 200 and answer.status not in (204, 304):
         payload = answer.payload
         size = len(payload) if isinstance(payload, bytes) else payload.size_bytes

@@ -192,6 +192,12 @@ def test_an_encoded_slash_is_refused(host: Host) -> None:
         assert "encoded slash" in json.loads(body)["errors"][0]["message"]
 
 
+def test_no_browser_guesses_what_an_answer_is(host: Host) -> None:
+    """S25: a layer may look like a page; it is served as bytes, and to be taken as such."""
+    for raw in (get("/v2/"), get("/v2/team-a/x/tags/list"), b"GET /v2/ HTTP/1.1\r\n" + HOST + b"\r\n"):
+        assert host.ask(raw)[1]["x-content-type-options"] == "nosniff"
+
+
 def test_a_hundred_clients_that_fail_leave_room_for_one_that_does_not(host: Host) -> None:
     """Connections that break off in every state are given back."""
     openings = [
