@@ -24,6 +24,7 @@ from tests.server.security.asking import CATALOG, DELETE, PULL, PUSH, admit, bas
 from tests.server.security.htpasswd import COST, Htpasswd, line
 from tests.tools import require_tool
 
+ROOT = Path(__file__).resolve().parents[3]
 ANYTHING = [need("a/b", PULL, PUSH)]
 
 
@@ -358,5 +359,5 @@ async def test_weak_hashes_and_unknown_names_are_told(tmp_path: Path, clock: Fak
 
 def test_nothing_is_shipped_with_a_password() -> None:
     """S18: no file of the package holds a hash or a default user."""
-    assert not [path for path in Path("blobstore").rglob("*") if path.suffix in {".htpasswd", ".pem", ".key"}]
+    assert not [path for path in (ROOT / "blobstore").rglob("*") if path.suffix in {".htpasswd", ".pem", ".key"}]
     assert AuthConfig().htpasswd.file is None

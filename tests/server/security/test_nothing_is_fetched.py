@@ -29,6 +29,7 @@ from tests.server.security.guest import House
 from tests.server.security.issuer import ISSUER, REALM, SERVICE, access, claims, public_pem, sign
 from tests.spec.client import OCI_MANIFEST, Client, digest
 
+ROOT = Path(__file__).resolve().parents[3]
 # Those that ask others: what an operator configured to be told, and the daemon's own processes.
 ASKERS = {"_listener", "_passing_on"}
 CLIENTS = {"urllib.request", "http.client", "httpx", "requests", "urllib3", "ftplib", "smtplib"}
@@ -52,7 +53,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_no_part_of_the_registry_is_a_client() -> None:
     """But for those that are told whom to ask by the operator."""
     seen = 0
-    for path in Path("blobstore/server").glob("*.py"):
+    for path in (ROOT / "blobstore" / "server").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
