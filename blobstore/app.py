@@ -179,6 +179,34 @@ def hold_terms(config: GcConfig) -> HoldTerms:
     return HoldTerms(grace_s=max(grace_s, GRACE_S_DEFAULT))
 
 
+def policy_of(
+    config: GcConfig,
+    *,
+    grace: str | None = None,
+    quarantine: str | None = None,
+    delete_untagged: bool | None = None,
+    max_share: float | None = None,
+    upload_idle: str | None = None,
+) -> GcPolicy:
+    """The policy of a collection: the command line's words, then the file's, then the defaults.
+
+    Raises:
+        ConfigInvalid: a duration or a share is none.
+    """
+    policy = GcPolicy()
+    grace = config.grace if grace is None else grace
+    quarantine = config.quarantine if quarantine is None else quarantine
+    upload_idle = config.upload_idle if upload_idle is None else upload_idle
+    wanted = {
+        "grace_s": parse_duration_s(grace) if grace is not None else None,
+        "quarantine_s": parse_duration_s(quarantine) if quarantine is not None else None,
+        "delete_untagged": config.delete_untagged if delete_untagged is None else delete_untagged,
+        "upload_idle_s": parse_duration_s(upload_idle) if upload_idle is not None else None,
+        "max_share": config.max_share if max_share is None else max_share,
+    }
+    return msgspec.structs.replace(policy, **{key: value for key, value in wanted.items() if value is not None})
+
+
 def make_collector(store: Store, policy: GcPolicy | None = None, *, events: EventSink = discard) -> Collector:
     """A collector of an open store, which also looks for what crashes left behind when there is reason to."""
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from blobstore.app import make_collector
-from blobstore.cli._common import Common, policy_of
+from blobstore.app import make_collector, policy_of
+from blobstore.cli._common import Common
 from blobstore.cli._errors import FAILED, UsageInvalid
 from blobstore.cli._output import Output, counted
 from blobstore.cli._progress import reporting

@@ -13,7 +13,9 @@ _WAIT_MAX_S = 60.0
 _CONNECTIONS_MAX = 16
 _ASKED = ("Accept", "Authorization", "Content-Type", "If-None-Match", "Origin")
 # What the next sender says anew.
-_ANEW = frozenset({"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"})
+_ANEW = frozenset({
+    "connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "x-content-type-options", "x-request-id",
+})  # fmt: skip
 
 
 class PassingOn:

@@ -8,23 +8,23 @@ import logging
 import resource
 import signal
 import socket
-import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any
 
-from blobstore.app import hold_terms, open_store
+from blobstore.app import hold_terms, open_store, policy_of
 from blobstore.config import read_secret
 from blobstore.errors import IndexPoisoned
-from blobstore.events import Alarm, Event
 from blobstore.server import assembling
 from blobstore.server._connections import Connections, ConnectionServer
 from blobstore.server._passing_on import PassingOn
 from blobstore.server.authentication import make_access
 from blobstore.server.listening import Acceptor, adopt, notify
+from blobstore.server.logs import bridge_standard_logging
 from blobstore.server.observing import Answered, Observation
+from blobstore.server.operations import Operations
 from blobstore.server.plan import Plan
 from blobstore.server.registry import Registry
-from blobstore.server.site import Site, alive
+from blobstore.server.site import Site
 from blobstore.server.tls import tls_context
 from blobstore.server.web import Answer, WebHandler
 from blobstore.store import Store
@@ -76,74 +76,113 @@ class _Process:
         self._stopping, self._retiring = asyncio.Event(), asyncio.Event()
         self._status = 0
         self._acceptors: list[Acceptor] = []
+        self._handlers: list[WebHandler] = []
+        self._settings = assembling.web_settings(plan.server)
+        self._group = Connections(assembling.connection_limits(plan.server), self._settings.proxies, self._accept)
 
     async def run(self) -> int:
         """Open all, serve, close all."""
         allow_many_files()
-        plan, loop = self._plan, asyncio.get_running_loop()
-        self._heed_signals(loop)
-        terms = hold_terms(plan.store.config.gc)
+        plan = self._plan
+        self._heed_signals(asyncio.get_running_loop())
+        config = plan.store.config
+        operations = Operations(plan.server, policy_of(config.gc), collects=plan.role != "worker", address=plan.address)
+        bridge_standard_logging(operations.log)
+        if plan.is_restart:
+            operations.metrics.worker_restarts.inc()
         async with (
-            open_store(plan.store.url, index=plan.store.index, config=plan.store.config, terms=terms) as store,
-            self._parts(store) as site,
+            open_store(
+                plan.store.url,
+                index=plan.store.index,
+                config=config,
+                terms=hold_terms(config.gc),
+                events=operations.note,
+                wrap=operations.measured,
+            ) as store,
+            operations.serving(store, self._poisoned),
+            self._doors(store, operations),
         ):
-            await self._serve(site)
+            await self._serve(operations)
         return self._status
 
-    @contextlib.asynccontextmanager
-    async def _parts(self, store: Store) -> AsyncIterator[Site]:
-        server = self._plan.server
-        async with contextlib.AsyncExitStack() as stack:
-            access = make_access(server.auth, events=_warn)
-            stack.push_async_callback(access.aclose)
-            registry = Registry(
-                store,
-                assembling.registry_settings(server),
-                access,
-                observer=self._observe,
-                room=assembling.room(server, self._plan.store),
-            )
-            operator: Answer | None = None
-            if self._plan.serves_operator and self._plan.internal_path is not None:
-                passing_on = PassingOn(self._plan.internal_path)
-                stack.push_async_callback(passing_on.aclose)
-                operator = passing_on.answer
-            token = read_secret(server.operator_token_file) if server.operator_token_file else None
-            yield Site(registry=registry.answer, health=alive, operator=operator, token=token)
+    # What is served
 
-    def _observe(self, observation: Observation) -> None:
-        if isinstance(observation, Answered) and isinstance(observation.error, IndexPoisoned):
-            # Only a process that opens it anew may go on with it.
-            _LOG.error("the index refuses everything since a write failed; this process ends: %s", observation.error)
-            self._status = 1
-            self._stopping.set()
+    @contextlib.asynccontextmanager
+    async def _doors(self, store: Store, operations: Operations) -> AsyncIterator[None]:
+        """For each kind of listener what is behind it."""
+        server, plan = self._plan.server, self._plan
+        token = read_secret(server.operator_token_file) if server.operator_token_file else None
+        async with contextlib.AsyncExitStack() as stack:
+            if plan.role != "operator":
+                registry = await self._registry(stack, store, operations)
+                operator = self._operator(stack, operations) if plan.serves_operator else None
+                site = Site(registry=registry.answer, health=operations.health, operator=operator, token=token)
+                self._open(plan.public, operations.watched(site.answer))
+            if plan.role != "worker":
+                site = Site(registry=None, health=operations.health, operator=operations.operator, token=token)
+                self._open(plan.operator, operations.watched(site.answer))
+            if plan.internal is not None:
+                # Whoever asks there was let in by a worker, which has counted and logged it.
+                site = Site(registry=None, health=operations.health, operator=operations.operator, is_internal=True)
+                self._open([plan.internal], site.answer)
+            try:
+                yield
+            finally:
+                for handler in self._handlers:
+                    await handler.aclose()
+
+    async def _registry(self, stack: contextlib.AsyncExitStack, store: Store, operations: Operations) -> Registry:
+        server = self._plan.server
+        access = make_access(server.auth, events=operations.note)
+        stack.push_async_callback(access.aclose)
+
+        def observe(observation: Observation, /) -> None:
+            operations.observe(observation)
+            if isinstance(observation, Answered) and isinstance(observation.error, IndexPoisoned):
+                self._poisoned()
+
+        room = assembling.room(server, self._plan.store)
+        return Registry(store, assembling.registry_settings(server), access, observer=observe, room=room)
+
+    def _operator(self, stack: contextlib.AsyncExitStack, operations: Operations) -> Answer | None:
+        if self._plan.role != "worker":
+            return operations.operator
+        if self._plan.internal_path is None:
+            return None
+        passing_on = PassingOn(self._plan.internal_path)
+        stack.push_async_callback(passing_on.aclose)
+        return passing_on.answer
+
+    def _poisoned(self) -> None:
+        """Only a process that opens the index anew may go on with it."""
+        _LOG.error("the index refuses everything since a write failed; this process ends")
+        self._status = 1
+        self._stopping.set()
+
+    def _open(self, descriptors: Iterable[int], answer: Answer) -> None:
+        tls = tls_context(self._plan.server.tls) if self._plan.server.tls is not None else None
+        handler = WebHandler(answer, self._settings)
+        self._handlers.append(handler)
+        server = ConnectionServer(handler, self._group)
+        for descriptor in descriptors:
+            listening = adopt(descriptor)
+            is_encrypted = tls is not None and listening.family != socket.AF_UNIX
+            self._acceptors.append(
+                Acceptor(listening, server, tls=tls if is_encrypted else None, is_full=self._group.is_full)
+            )
 
     # Serving
 
-    async def _serve(self, site: Site) -> None:
-        plan, settings = self._plan, assembling.web_settings(self._plan.server)
-        handler = WebHandler(site.answer, settings)
-        group = Connections(assembling.connection_limits(plan.server), settings.proxies, self._accept)
-        server = ConnectionServer(handler, group)
-        tls = tls_context(plan.server.tls) if plan.server.tls is not None else None
-        for descriptor in plan.public:
-            self._listen(adopt(descriptor), server, group, tls)
-        watching = asyncio.create_task(group.watch())
+    async def _serve(self, operations: Operations) -> None:
+        watching = asyncio.create_task(self._group.watch())
         try:
             self._accept()
             self._say_ready()
-            await self._until_told()
-            await self._end(handler, group)
+            await _first_of(self._stopping.wait(), self._retiring.wait())
+            operations.begin_draining()
+            await self._end()
         finally:
             watching.cancel()
-            await handler.aclose()
-
-    def _listen(
-        self, listening: socket.socket, server: ConnectionServer, group: Connections, tls: ssl.SSLContext | None
-    ) -> None:
-        is_encrypted = tls is not None and listening.family != socket.AF_UNIX
-        acceptor = Acceptor(listening, server, tls=tls if is_encrypted else None, is_full=group.is_full)
-        self._acceptors.append(acceptor)
 
     def _accept(self) -> None:
         for acceptor in self._acceptors:
@@ -156,16 +195,15 @@ class _Process:
             self._heed_control(control)
         self._ready()
 
-    async def _until_told(self) -> None:
-        await _first_of(self._stopping.wait(), self._retiring.wait())
-
-    async def _end(self, handler: WebHandler, group: Connections) -> None:
+    async def _end(self) -> None:
         """Nobody new; those that are here get what they asked for, if it doesn't take too long; then what is left of them is
         cancelled, which keeps the uploads resumable."""
+        group = self._group
         for acceptor in self._acceptors:
             acceptor.close()
             await acceptor.finish_beginning()
-        handler.is_closing = True
+        for handler in self._handlers:
+            handler.is_closing = True
         if not self._stopping.is_set():
             group.retire()
             within_s = _seconds(self._plan.server.retire_within, RETIRE_WITHIN_S)
@@ -174,7 +212,7 @@ class _Process:
         within_s = _seconds(self._plan.server.stop_within, STOP_WITHIN_S)
         if not await group.ended(within_s):
             _LOG.warning("%d connections were not done within %g s, and are broken off", len(group), within_s)
-        tasks = set(handler.tasks)
+        tasks = {task for handler in self._handlers for task in handler.tasks}
         for task in tasks:
             task.cancel()
         if tasks:
@@ -215,12 +253,6 @@ class _Process:
                 self._stopping.set()
 
         loop.add_reader(control.fileno(), read)
-
-
-def _warn(event: Event) -> None:
-    """Files of rights that can't be used, while the daemon goes on with what they held before."""
-    if isinstance(event, Alarm):
-        _LOG.warning("%s", event.text)
 
 
 def _seconds(text: str | None, default_s: float) -> float:

@@ -51,7 +51,11 @@ class Log(Protocol):
 def make_log(config: LogsConfig | None = None, stream: TextIO | None = None) -> Log:
     """A log as the configuration wants it. Nothing global is changed; each line is one write."""
     config = config or LogsConfig()
-    render = _render_json if config.format == "json" else structlog.processors.LogfmtRenderer(bool_as_flag=False)
+    render = (
+        _render_json
+        if config.format == "json"
+        else structlog.processors.LogfmtRenderer(bool_as_flag=False, key_order=["time", "level", "event"])
+    )
     log: Log = structlog.wrap_logger(
         structlog.WriteLogger(stream or sys.stderr),
         processors=[
@@ -136,7 +140,9 @@ def _make_safe(logger: Any, method: str, fields: MutableMapping[str, Any]) -> Mu
 
 def _render_json(logger: Any, method: str, fields: MutableMapping[str, Any]) -> str:
     del logger, method
-    return msgspec.json.encode(fields).decode()
+    # What people look for first.
+    ordered = {key: fields[key] for key in ("time", "level", "event")}
+    return msgspec.json.encode({**ordered, **fields}).decode()
 
 
 def _drop(logger: Any, method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

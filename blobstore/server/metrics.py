@@ -13,7 +13,15 @@ import os
 from collections.abc import Iterable
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
@@ -41,6 +49,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._directory = os.environ.get(DIRECTORY_VARIABLE) or None
+        # A second series for each, which says when its counting began; with several processes there are none either.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self._registry = CollectorRegistry()
         self._requests = Counter(
             "blobstore_http_requests", "Requests answered.", ["method", "endpoint", "status"], registry=registry

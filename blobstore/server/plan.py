@@ -41,6 +41,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Where workers reach it."""
     control: int | None = None
     """A socket to whoever started this: told when it is ready, and at its end when the other is gone."""
+    address: str = ""
+    """Of the first of `public`, for what is told of this daemon."""
+    is_restart: bool = False
+    """Whether it takes the place of one that died."""
     serves_operator: bool = False
     """Whether clients' sockets also answer what is for operators."""
 

@@ -18,6 +18,7 @@ from blobstore.server.authentication import make_access
 from blobstore.server.config import ServerConfig, load_server_config
 from blobstore.server.daemon import run_process
 from blobstore.server.listening import address_of, bind, inherited, notify
+from blobstore.server.logs import bridge_standard_logging, make_log
 from blobstore.server.plan import Plan, StorePlan, check_exposure, listen_addresses
 from blobstore.server.tls import tls_context
 from blobstore.server.workers import Supervisor, Wanted
@@ -60,6 +61,7 @@ class Serving:
         server = self._server()
         store = self._store()
         with self._listening(server):
+            bridge_standard_logging(make_log(server.logs))
             asyncio.run(_make_store(store))
 
             def say() -> None:
@@ -121,6 +123,7 @@ class Serving:
             server=server,
             public=tuple(each.fileno() for each in self._sockets),
             operator=tuple(each.fileno() for each in self._operator_sockets),
+            address=str(self.public[0]),
             serves_operator=not self._operator_sockets and all(each.is_loopback for each in self.public),
         )
 

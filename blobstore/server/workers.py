@@ -20,6 +20,7 @@ from blobstore.errors import BlobstoreError, StorageFailed
 from blobstore.server.addresses import UnixAddress
 from blobstore.server.daemon import READY, STOP_WITHIN_S
 from blobstore.server.listening import bind, notify
+from blobstore.server.metrics import DIRECTORY_VARIABLE, mark_dead, prepare_directory
 from blobstore.server.plan import Plan, Role
 from blobstore.units import parse_duration_s
 
@@ -97,6 +98,7 @@ class Supervisor:
         self._stopping, self._restarting = asyncio.Event(), asyncio.Event()
         self._internal: socket.socket | None = None
         self._internal_path: str | None = None
+        self._metrics = ""
 
     def run(self) -> int:
         """Returns the exit status.
@@ -125,6 +127,8 @@ class Supervisor:
         directory = tempfile.mkdtemp(prefix="blobstore-", dir=self._wanted.plan.server.run_directory)
         try:
             self._internal_path = os.path.join(directory, "operator.sock")
+            self._metrics = os.path.join(directory, "metrics")
+            prepare_directory(self._metrics)
             self._internal = bind(UnixAddress(self._internal_path))
             yield
         finally:
@@ -141,6 +145,7 @@ class Supervisor:
     async def _fill(self) -> None:
         """Start all; the first that fails ends it, as it is the configuration's fault then."""
         roles: list[tuple[Role, int]] = [("worker", number) for number in range(self._wanted.workers)]
+        roles.append(("operator", 0))
         self._slots = [_Slot(role, number) for role, number in roles]
         await asyncio.gather(*(self._start_into(slot) for slot in self._slots))
         for slot in self._slots:
@@ -149,13 +154,13 @@ class Supervisor:
     async def _start_into(self, slot: _Slot) -> None:
         slot.child = await self._start(slot)
 
-    async def _start(self, slot: _Slot) -> _Child:
+    async def _start(self, slot: _Slot, *, is_restart: bool = False) -> _Child:
         """A process that serves.
 
         Raises:
             StartFailed: it doesn't.
         """
-        child = await self._spawn(slot)
+        child = await self._spawn(slot, is_restart=is_restart)
         try:
             async with asyncio.timeout(START_MAX_S):
                 said = await asyncio.get_running_loop().sock_recv(child.control, len(READY))
@@ -167,7 +172,7 @@ class Supervisor:
             raise StartFailed(f"the process {slot} did not start; what it said is above")
         return child
 
-    async def _spawn(self, slot: _Slot) -> _Child:
+    async def _spawn(self, slot: _Slot, *, is_restart: bool) -> _Child:
         ours, theirs = socket.socketpair()
         ours.settimeout(0)
         plan = msgspec.structs.replace(
@@ -175,6 +180,7 @@ class Supervisor:
             role=slot.role,
             number=slot.number,
             control=theirs.fileno(),
+            is_restart=is_restart,
             internal_path=self._internal_path,
             internal=self._internal.fileno() if self._internal is not None and slot.role == "operator" else None,
         )
@@ -184,7 +190,9 @@ class Supervisor:
             inherited.append(plan.internal)
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "blobstore.server", str(written)),
+                # The role is for those who look at the list of processes.
+                *(sys.executable, "-m", "blobstore.server", str(written), slot.role),
+                env={**os.environ, DIRECTORY_VARIABLE: self._metrics},
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=inherited,
             )
@@ -200,6 +208,7 @@ class Supervisor:
         self._followers.add(follower)
         follower.add_done_callback(self._followers.discard)
         follower.add_done_callback(lambda _: self._children.discard(child))
+        follower.add_done_callback(lambda _: mark_dead(process.pid, self._metrics))
         return child
 
     async def _keep(self, slot: _Slot) -> None:
@@ -216,7 +225,7 @@ class Supervisor:
             _LOG.error("the process %s ended with %s; started anew in %g s", slot, child.process.returncode, wait_s)
             await asyncio.sleep(wait_s)
             try:
-                started = await self._start(slot)
+                started = await self._start(slot, is_restart=True)
             except StartFailed as error:
                 _LOG.error("%s", error)
             else:
@@ -267,7 +276,8 @@ class Supervisor:
         successor = await self._start(slot)
         before, slot.child = slot.child, successor
         if before is not None:
-            before.tell(signal.SIGHUP)
+            # Two that collect would be in each other's way.
+            before.tell(signal.SIGHUP if slot.role == "worker" else signal.SIGTERM)
 
     # The end
 

@@ -94,8 +94,8 @@ class Daemon:
         return self.process.pid
 
     def workers(self) -> list[int]:
-        """The processes that it started."""
-        return children(self.pid)
+        """The processes that it started to serve clients."""
+        return [pid for pid in children(self.pid) if _command(pid).endswith(b"\0worker\0")]
 
     def _leftovers(self) -> list[int]:
         mine = str(self.store).encode()
