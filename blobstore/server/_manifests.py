@@ -32,7 +32,7 @@ async def get_manifest(call: Call) -> Response:
     record = await call.index.resolve(call.name, reference)
     if record is None or not await call.index.touch_manifest(record.key, call.now_ms(), call.parts.terms):
         raise _unknown(call)
-    digest = reference if isinstance(reference, Digest) else record.key.digest
+    digest = reference if isinstance(reference, Digest) else record.tagged_as or record.key.digest
     text = str(digest)
     headers = [("Content-Type", record.media_type), ("Docker-Content-Digest", text), ("ETag", f'"{text}"')]
     if call.settings.notice is not None:

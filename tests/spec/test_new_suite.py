@@ -489,7 +489,10 @@ async def test_tag_param(client: Client, algorithm: str) -> None:
         assert (answer.status, answer.every("OCI-Tag")) == (201, tags)
         assert answer["Docker-Content-Digest"] == document.digest
         for tag in tags:
-            assert (await client.get(f"/v2/{NAME}/manifests/{tag}")).body == document.body
+            for method in ("HEAD", "GET"):
+                found = await client.ask(method, f"/v2/{NAME}/manifests/{tag}")
+                assert found["Docker-Content-Digest"] == document.digest
+            assert found.body == document.body
 
 
 async def test_bad_digest_image(client: Client) -> None:

@@ -160,6 +160,21 @@ def test_what_is_remembered_has_a_limit() -> None:
     assert cache.get(Digest.of(b"large")) is None
 
 
+async def test_a_tag_is_answered_by_what_it_was_pushed_with(any_client: Client) -> None:
+    """A digest of another algorithm only where its tag came with it: nobody else can change what a tag is called."""
+    body = image(CONFIG, [LAYER]).body
+    await push(any_client, json.loads(image(CONFIG, []).body), OCI_MANIFEST)
+    await any_client.push_manifest(body, "v1")
+    sha512 = digest(body, "sha512")
+    headers = {"Content-Type": OCI_MANIFEST}
+    await any_client.put(f"/v2/{NAME}/manifests/{sha512}?tag=v2", body, headers=headers)
+    for tag, named in (("v1", digest(body)), ("v2", sha512)):
+        answer = await any_client.get(f"/v2/{NAME}/manifests/{tag}")
+        assert (answer["Docker-Content-Digest"], answer["ETag"]) == (named, f'"{named}"')
+        unchanged = await any_client.get(f"/v2/{NAME}/manifests/{tag}", headers={"If-None-Match": named})
+        assert unchanged.status == 304
+
+
 async def test_a_pull_by_another_algorithm(any_client: Client) -> None:
     """A manifest that was pushed by its sha512 is pulled by it, and by its sha256; one that wasn't is unknown by it."""
     body = image(CONFIG, [LAYER]).body
