@@ -58,10 +58,11 @@ def connection_limits(config: ServerConfig) -> ConnectionLimits:
     )
 
 
-def room(config: ServerConfig, store: StorePlan) -> Room:
-    """Whether new bytes can be taken: of the disk that they go to, where there is one."""
+def room(config: ServerConfig, store: StorePlan, index_path: str | None = None) -> Room:
+    """Whether new bytes can be taken: of the disks that they, and what the index says of them, go to, where there are some."""
     location = parse_store_url(store.url)
-    if not isinstance(location, (FilesystemLocation, NasLocation)):
-        return EndlessRoom()
+    paths = [os.path.abspath(location.path)] if isinstance(location, (FilesystemLocation, NasLocation)) else []
+    if index_path is not None:
+        paths.append(index_path)
     least = parse_size_bytes(config.free_space_min) if config.free_space_min else FREE_SPACE_MIN_BYTES
-    return DiskRoom([os.path.abspath(location.path)], least)
+    return DiskRoom(paths, least) if paths else EndlessRoom()

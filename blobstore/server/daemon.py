@@ -21,7 +21,7 @@ from blobstore.server.authentication import make_access
 from blobstore.server.listening import Acceptor, adopt, notify
 from blobstore.server.logs import bridge_standard_logging
 from blobstore.server.observing import Answered, Observation
-from blobstore.server.operations import Operations
+from blobstore.server.operations import Operations, index_path
 from blobstore.server.plan import Plan
 from blobstore.server.registry import Registry
 from blobstore.server.site import Site
@@ -141,7 +141,7 @@ class _Process:
             if isinstance(observation, Answered) and isinstance(observation.error, IndexPoisoned):
                 self._poisoned()
 
-        room = assembling.room(server, self._plan.store)
+        room = assembling.room(server, self._plan.store, index_path(store))
         return Registry(store, assembling.registry_settings(server), access, observer=observe, room=room)
 
     def _operator(self, stack: contextlib.AsyncExitStack, operations: Operations) -> Answer | None:

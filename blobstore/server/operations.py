@@ -128,13 +128,13 @@ class Operations:
             yield
 
     def _make_collecting(self, store: Store, on_poisoned: Callable[[], None]) -> Collecting:
-        index_path = _index_path(store)
+        path = index_path(store)
         return Collecting(
             store,
             self._policy,
             self._config.collect,
             # Beside the index, which all processes of this host that may collect have open, whoever started them.
-            lock_path=os.path.join(index_path, _LOCK) if index_path is not None else None,
+            lock_path=os.path.join(path, _LOCK) if path is not None else None,
             log=self.log,
             audit=self._audit,
             # The collector's own log lines are told by `Collecting`.
@@ -173,7 +173,7 @@ class Operations:
         return without_payload(page) if request.method == "HEAD" else page
 
 
-def _index_path(store: Store) -> str | None:
+def index_path(store: Store) -> str | None:
     """Where the index lies, of one that lies in a directory of this host."""
     path = getattr(store.index, "path", None)
     return path if isinstance(path, str) else None
@@ -181,7 +181,7 @@ def _index_path(store: Store) -> str | None:
 
 def _places(store: Store) -> dict[str, str]:
     """Directories whose room is told."""
-    places = {"data": store.backend.location.removeprefix("file://"), "index": _index_path(store) or ""}
+    places = {"data": store.backend.location.removeprefix("file://"), "index": index_path(store) or ""}
     return {place: path for place, path in places.items() if os.path.isdir(path)}
 
 
