@@ -174,17 +174,30 @@ def test_any_file_is_read_or_refused(data: bytes) -> None:
 class Authority:
     """Issues certificates."""
 
-    def __init__(self, name: str, *, is_authority: bool = True, parent: Authority | None = None) -> None:
+    def __init__(
+        self, name: str, *, is_authority: bool = True, may_certify: bool = True, parent: Authority | None = None
+    ) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self.certificate = (parent or self).issue(self.name, self.key.public_key(), is_authority=is_authority)
+        self.certificate = (parent or self).issue(
+            self.name, self.key.public_key(), is_authority=is_authority, may_certify=is_authority and may_certify
+        )
+        self.unlimited = (parent or self).issue(self.name, self.key.public_key(), has_usage=False)
 
     def issue(
-        self, name: x509.Name, public: Any, *, is_authority: bool = False, days: int = 10, may_sign: bool = True
+        self,
+        name: x509.Name,
+        public: Any,
+        *,
+        is_authority: bool = False,
+        days: int = 10,
+        may_sign: bool = True,
+        may_certify: bool = False,
+        has_usage: bool = True,
     ) -> x509.Certificate:
         """A certificate for a key, from a day ago."""
-        usage = x509.KeyUsage(may_sign, False, False, False, False, is_authority, is_authority, False, False)
-        return (
+        usage = x509.KeyUsage(may_sign, False, False, False, False, may_certify, may_certify, False, False)
+        made = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(self.name)
@@ -193,9 +206,8 @@ class Authority:
             .not_valid_before(NOW - timedelta(days=1))
             .not_valid_after(NOW + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            .add_extension(usage, critical=True)
-            .sign(self.key, hashes.SHA256())
         )
+        return (made.add_extension(usage, critical=True) if has_usage else made).sign(self.key, hashes.SHA256())
 
 
 def leaf(authority: Authority, **others: Any) -> x509.Certificate:
@@ -232,6 +244,10 @@ def test_a_root_vouches_for_nothing_else() -> None:
     root, stranger = Authority("root"), Authority("root")
     pretender = Authority("pretender", is_authority=False, parent=root)
     roots = parse_roots(pem(root.certificate))
+    # Without a word on what its key is for, it still is no authority; nor is one whose key may not certify.
+    assert roots.key_of(chain(leaf(pretender), pretender.unlimited), START_MS) is None
+    unable = Authority("unable", may_certify=False, parent=root)
+    assert roots.key_of(chain(leaf(unable), unable.certificate), START_MS) is None
     day_ms = 24 * 3600 * 1000
     assert roots.key_of(chain(leaf(stranger)), START_MS) is None
     assert roots.key_of(chain(leaf(stranger), stranger.certificate), START_MS) is None

@@ -168,6 +168,22 @@ async def test_a_token_brings_no_key_and_no_rules_along(tokens: TokenAccess, nam
     assert "are not accepted" in str(await refusal(tokens, f"{head}.{signature}"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "is_good"), [("JWT", True), ("jwt", True), ("at+jwt", False), ("JWE", False), ("", False)]
+)
+async def test_a_token_is_of_the_kind_that_is_meant(tokens: TokenAccess, kind: str, *, is_good: bool) -> None:
+    """An issuer may sign other things with the same key (RFC 8725, 3.11)."""
+    token = (
+        sign(claims(NOW_S, PULL_A), headers={"typ": kind})
+        if kind
+        else unsigned({"alg": "RS256", "kid": "one", "typ": ""}, {}, b"x")
+    )
+    if is_good:
+        await admit(tokens, [need("team/a", PULL)], bearer(token))
+    else:
+        assert "type of the token is not JWT" in str(await refusal(tokens, token))
+
+
 async def test_a_key_of_another_issuer_signs_nothing_here(tokens: TokenAccess) -> None:
     """Whatever it calls itself."""
     payload = claims(NOW_S, PULL_A)
