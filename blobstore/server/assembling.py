@@ -15,6 +15,10 @@ from blobstore.server.settings import Delivery, RegistrySettings
 from blobstore.server.web import WebSettings
 from blobstore.units import parse_duration_s, parse_size_bytes
 
+FILES_PER_CONNECTION = 3
+"""Its socket, once more while the kernel sends, and a file of the store."""
+FILES_APART = 100
+"""What a process has open beside its connections."""
 FREE_SPACE_MIN_BYTES = 1024**3
 """With less, uploads are refused, unless `server.free_space_min` says something else."""
 
@@ -40,15 +44,16 @@ def web_settings(config: ServerConfig) -> WebSettings:
     return WebSettings(rates=RateLimits(rate_min_bytes_s=rate), proxies=TrustedProxies(config.trusted_proxies or ()))
 
 
-def connection_limits(config: ServerConfig) -> ConnectionLimits:
-    """How many, and for how long."""
+def connection_limits(config: ServerConfig, files_max: int) -> ConnectionLimits:
+    """How many, and for how long. No more than a process that may have `files_max` files open can serve."""
     usual = ConnectionLimits()
+    most = max(1, (files_max - FILES_APART) // FILES_PER_CONNECTION)
 
     def seconds(text: str | None, default_s: float) -> float:
         return parse_duration_s(text) if text else default_s
 
     return ConnectionLimits(
-        connections_max=config.connections or usual.connections_max,
+        connections_max=min(config.connections or usual.connections_max, most),
         connections_per_address_max=config.connections_per_address or usual.connections_per_address_max,
         header_size_max_bytes=parse_size_bytes(config.header_size)
         if config.header_size

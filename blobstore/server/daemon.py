@@ -78,11 +78,11 @@ class _Process:
         self._acceptors: list[Acceptor] = []
         self._handlers: list[WebHandler] = []
         self._settings = assembling.web_settings(plan.server)
-        self._group = Connections(assembling.connection_limits(plan.server), self._settings.proxies, self._accept)
+        limits = assembling.connection_limits(plan.server, allow_many_files())
+        self._group = Connections(limits, self._settings.proxies, self._accept)
 
     async def run(self) -> int:
         """Open all, serve, close all."""
-        allow_many_files()
         plan = self._plan
         self._heed_signals(asyncio.get_running_loop())
         config = plan.store.config

@@ -54,11 +54,13 @@ class _Child:
     def __init__(self, process: asyncio.subprocess.Process, control: socket.socket) -> None:
         self.process, self.control = process, control
         self.started_s = time.monotonic()
+        self.lasted_s = 0.0
         self.is_over = asyncio.Event()
 
     async def follow(self) -> None:
         """Note its end."""
         await self.process.wait()
+        self.lasted_s = time.monotonic() - self.started_s
         self.control.close()
         self.is_over.set()
 
@@ -221,7 +223,9 @@ class Supervisor:
             if slot.child is not child:
                 # Another one took its place before it went.
                 continue
-            wait_s = self._next_wait(wait_s, child)
+            # What comes after a start that failed is no longer about the one that was here before.
+            wait_s = next_wait_s(wait_s, child.lasted_s)
+            child.lasted_s = 0.0
             _LOG.error("the process %s ended with %s; started anew in %g s", slot, child.process.returncode, wait_s)
             await asyncio.sleep(wait_s)
             try:
@@ -234,12 +238,6 @@ class Supervisor:
                     slot.child = started
                 else:
                     started.tell(signal.SIGTERM)
-
-    @staticmethod
-    def _next_wait(wait_s: float, child: _Child) -> float:
-        if time.monotonic() - child.started_s > _STEADY_S + wait_s:
-            return BACK_OFF_FIRST_S
-        return min(BACK_OFF_MAX_S, max(BACK_OFF_FIRST_S, 2 * wait_s))
 
     # Being told
 
@@ -298,3 +296,10 @@ class Supervisor:
             child.tell(signal.SIGKILL)
         if self._followers:
             await asyncio.wait(set(self._followers))
+
+
+def next_wait_s(wait_s: float, lasted_s: float) -> float:
+    """How long to wait before the next start, when it was `wait_s` before the last one, of a process that lasted so long."""
+    if lasted_s > _STEADY_S:
+        return BACK_OFF_FIRST_S
+    return min(BACK_OFF_MAX_S, max(BACK_OFF_FIRST_S, 2 * wait_s))

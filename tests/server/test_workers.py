@@ -14,6 +14,9 @@ from typing import Self
 
 import pytest
 
+from blobstore.server import assembling
+from blobstore.server.config import ServerConfig
+from blobstore.server.workers import BACK_OFF_FIRST_S, BACK_OFF_MAX_S, next_wait_s
 from tests.server.daemon import Client, Daemon, place, wait_for, with_digest
 
 MIB = 1024 * 1024
@@ -330,3 +333,46 @@ def test_a_restart_with_a_configuration_that_cannot_be_used_changes_nothing(tmp_
 def _is_read_only(daemon: Daemon) -> bool:
     with daemon.client() as client:
         return client.ask("POST", "/v2/a/blobs/uploads/", b"")[0] == 405
+
+
+def test_the_wait_before_a_start_doubles_up_to_a_limit():
+    """And begins anew after one that was steady."""
+    waits = [0.0]
+    for _ in range(10):
+        waits.append(next_wait_s(waits[-1], 0.1))
+    assert waits[1:3] == [BACK_OFF_FIRST_S, 2 * BACK_OFF_FIRST_S]
+    assert waits[-1] == BACK_OFF_MAX_S
+    assert next_wait_s(BACK_OFF_MAX_S, 3600) == BACK_OFF_FIRST_S
+
+
+def test_no_more_connections_than_files():
+    """A process that could not open the file which is asked for would be of no use."""
+    assert assembling.connection_limits(ServerConfig(), 1024).connections_max == 308
+    assert assembling.connection_limits(ServerConfig(), 1_000_000).connections_max == 2000
+    assert assembling.connection_limits(ServerConfig(connections=7), 1_000_000).connections_max == 7
+
+
+def test_the_operators_process_speaks_for_all(pair: Daemon):
+    """Whichever worker is asked: its numbers are those of all of them, and runs are known to all."""
+    clients = clients_of_each(pair)
+    for client in clients.values():
+        client.push("summed/up", data_of(1000, id(client)))
+    pages = []
+    for client in clients.values():
+        status, _, page = client.ask("GET", "/metrics")
+        assert status == 200
+        pages.append(int(sum(float(line.split()[-1]) for line in page.decode().splitlines() if _is_of_uploads(line))))
+        status, _, body = client.ask("GET", "/api/v1/stats")
+        assert (status, b"blobs" in body) == (200, True)
+    assert min(pages) >= 2
+    asked = b'{"dry_run": true}'
+    first, second = clients.values()
+    status, headers, body = first.ask("POST", "/api/v1/runs", asked, {"Content-Type": "application/json"})
+    assert status == 202, body
+    wait_for(lambda: second.ask("GET", headers["Location"])[0] == 200, "the run")
+    for client in clients.values():
+        client.connection.close()
+
+
+def _is_of_uploads(line: str) -> bool:
+    return line.startswith("blobstore_http_requests_total") and 'method="PUT"' in line and 'status="201"' in line
