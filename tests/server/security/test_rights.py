@@ -91,6 +91,7 @@ def test_with_a_table_nothing_is_allowed_that_it_does_not_say() -> None:
     assert not rules.allows("alice", need("team/x", DELETE))
     assert rules.allows("bob", need("team/x", PULL, DELETE))
     assert not rules.allows("bob", need("team/y", DELETE))
+    assert not rules.allows("bob", need("team/y", PULL, PUSH))
     assert not rules.allows("alice", need("other", PULL))
     assert not rules.allows("carol", need("team/x", PULL))
 
