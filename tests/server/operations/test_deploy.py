@@ -229,3 +229,24 @@ def test_the_times_in_the_examples_are_the_defaults() -> None:
     """So that who copies one changes nothing by it."""
     server = load_server_config(str(DEPLOY / "examples" / "file.toml"))
     assert server.collect == CollectConfig()
+
+
+async def test_the_page_names_what_is_there(bench: Bench) -> None:
+    """Metrics, and configuration that can be used."""
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    figures = StoreFigures(bench.store, GcPolicy(), {"data": "/"})
+    there = Metrics().names() | {name for metric in await figures.look() for name in sample_names(metric)}
+    there = {re.sub(r"_(bucket|sum|count)$", "", name) for name in there if name.startswith("blobstore_")}
+    named = set(re.findall(r"\bblobstore_[a-z_]+", page)) - {"blobstore_build_info"}
+    assert named == there - {"blobstore_build"}
+
+
+def test_the_configurations_on_the_page_can_be_used(tmp_path: Path) -> None:
+    """Each by itself."""
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        (tmp_path / "page.toml").write_text(block)
+        load_server_config(str(tmp_path / "page.toml"))
+        load_config(str(tmp_path / "page.toml"))
