@@ -30,7 +30,7 @@ async def get_manifest(call: Call) -> Response:
     """`GET` and `HEAD /v2/<name>/manifests/<tag-or-digest>`: the exact bytes, whatever `Accept` says: nothing is converted."""
     reference = _reference(call.reference)
     record = await call.index.resolve(call.name, reference)
-    if record is None or not await call.index.touch_manifest(record.key, call.now_ms(), call.parts.terms):
+    if record is None or not await _promise(call, record):
         raise _unknown(call)
     digest = reference if isinstance(reference, Digest) else record.tagged_as or record.key.digest
     text = str(digest)
@@ -119,6 +119,12 @@ def _reference(text: str) -> TagName | Digest:
         return TagName.parse(text)
     except TagInvalid as error:
         raise ManifestUnknown(f"no manifest can be named {text!r:.160}") from error
+
+
+async def _promise(call: Call, record: ManifestRecord) -> bool:
+    """A yes renews the grace of a manifest that nothing holds. One with a tag has none that could run out: to lose the tag would
+    begin it anew."""
+    return record.tag_count > 0 or await call.index.touch_manifest(record.key, call.now_ms(), call.parts.terms)
 
 
 def _unknown(call: Call) -> ManifestUnknown:

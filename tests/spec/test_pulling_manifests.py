@@ -10,11 +10,12 @@ import pytest
 
 from blobstore.digest import Digest
 from blobstore.manifest import DOCKER_LIST, DOCKER_MANIFEST
+from blobstore.names import RepositoryName
 from blobstore.server._manifest_cache import ManifestCache
 from blobstore.server.registry import Registry
 from blobstore.server.settings import RegistrySettings
 from blobstore.store import Store
-from blobstore.testing.fakes import image
+from blobstore.testing.fakes import FakeClock, image
 from tests.spec.client import NAME, OCI_INDEX, OCI_MANIFEST, OTHER, Client, digest
 
 CONFIG, LAYER = b"config", b"layer"
@@ -173,6 +174,18 @@ async def test_a_tag_is_answered_by_what_it_was_pushed_with(any_client: Client) 
         assert (answer["Docker-Content-Digest"], answer["ETag"]) == (named, f'"{named}"')
         unchanged = await any_client.get(f"/v2/{NAME}/manifests/{tag}", headers={"If-None-Match": named})
         assert unchanged.status == 304
+
+
+async def test_a_yes_is_a_promise(client: Client, store: Store, clock: FakeClock) -> None:
+    """A manifest that nothing holds is kept for another grace when it was asked for, by HEAD or GET; 304 is a yes, too."""
+    named = await client.push_image()
+    url = f"/v2/{NAME}/manifests/{named}"
+    for method, headers in (("HEAD", {}), ("GET", {}), ("GET", {"If-None-Match": named})):
+        clock.advance(3000_000)
+        assert (await client.ask(method, url, headers=headers)).status in (200, 304)
+        record = await store.index.resolve(RepositoryName(NAME), Digest.parse(named))
+        assert record is not None
+        assert record.lost_at_ms == clock.now_ms()
 
 
 async def test_a_pull_by_another_algorithm(any_client: Client) -> None:
