@@ -83,7 +83,17 @@ def test_a_scheme_has_no_case(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["Basic YTpi!", "Basic YTp", "Basic YT pi", "Basic =YTpi", "Basic YTpi\n", "Digest YTpi"]
+    "value",
+    [
+        "Basic YTpi!",
+        "Basic YTp",
+        "Basic YT-pi",
+        "Basic YT.pi",
+        "Basic YT pi",
+        "Basic =YTpi",
+        "Basic YTpi\n",
+        "Digest YTpi",
+    ],
 )
 def test_what_is_nearly_right_is_refused(value: str) -> None:
     """No junk between the characters, no missing padding, no other scheme."""
