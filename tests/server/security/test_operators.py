@@ -65,6 +65,7 @@ async def test_a_program_of_this_machine_is_an_operator(path: str, host: str) ->
         [("Host", "registry.example")],
         [("Host", "127.0.0.1.evil.example:5000")],
         [("Host", "localhost.evil.example")],
+        [("Host", "evillocalhost")],
         [("Host", "192.0.2.1:5000")],
         [HOST, ("Origin", "https://evil.example")],
         [HOST, ("Origin", "null")],
