@@ -179,6 +179,16 @@ async def test_the_age_of_garbage_counts_from_the_end_of_what_kept_it(bench: Ben
     assert not await bench.is_there(b"garbage")
 
 
+async def test_what_an_image_or_another_repository_keeps_is_no_garbage(bench: Bench) -> None:
+    """Though the promise of its push has ended."""
+    policy = GcPolicy(grace_s=3600, renew_s=0)
+    await bench.push_image(b"config", [b"layer"], "1")
+    await bench.push_blob(b"wanted again")
+    bench.clock.advance(10 * HOUR_MS)
+    await bench.push_blob(b"wanted again", "other")
+    assert await oldest_garbage_s(bench.store.index, policy, bench.clock.now_ms()) == 0
+
+
 async def test_a_pinned_blob_is_no_old_garbage(bench: Bench) -> None:
     """It is unreferenced for ever, and meant to be."""
     async with await bench.store.open_pinned_upload() as upload:

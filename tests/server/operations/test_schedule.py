@@ -37,6 +37,13 @@ def test_what_was_missed_is_due_once() -> None:
     assert schedule.next_due(now, now, now) == Due(at("2026-11-17T12:15"), is_full=False)
 
 
+def test_a_full_run_does_the_work_of_the_incremental_one_before_it() -> None:
+    """What it came after isn't owed any more."""
+    schedule = Schedule("0 * * * *", "0 3 * * *")
+    due = schedule.next_due(at("2026-11-20T12:00"), at("2026-11-20T13:05"), at("2026-11-20T13:06"))
+    assert due == Due(at("2026-11-20T14:00"), is_full=False)
+
+
 def test_a_time_zone_moves_with_its_summer() -> None:
     """Half past two of a night that has none comes at three; half past two of one that has two comes once."""
     schedule = Schedule("", "30 2 * * *", "Europe/Berlin")
