@@ -58,7 +58,9 @@ async def oldest_garbage_s(index: Index, policy: GcPolicy, now_ms: int) -> float
     # As if all quarantines were over, so that what is in one is among it.
     later_ms = now_ms + policy.quarantine_ms + 1
     for trash in (await index.list_due_trash(later_ms, policy.terms, None, _LAPSED_LOOKED_AT_MAX)).items:
-        since_ms = min(since_ms, trash.not_before_ms - policy.quarantine_ms)
+        # Only blobs that a run condemned were given one; what is left of an upload goes at once.
+        waited_ms = policy.quarantine_ms if trash.digest is not None and trash.run is not None else 0
+        since_ms = min(since_ms, trash.not_before_ms - waited_ms)
     lapsed = await index.list_lapsed_holds(policy.terms, now_ms, None, _LAPSED_LOOKED_AT_MAX)
     for standing in await index.standings(list(dict.fromkeys(lapsed.items)), now_ms, policy.terms):
         if not standing.has_edge and not standing.is_held and standing.held_until_ms:
