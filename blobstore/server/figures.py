@@ -10,13 +10,13 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from blobstore.abc.index import Index
 from blobstore.abc.records import Guards, Totals
+from blobstore.gc.collector import runs_listed_max
 from blobstore.gc.policy import GcPolicy
 from blobstore.gc.report import run_document
 from blobstore.store import Store
 
 _FRESH_MS = 1000
 _LAPSED_LOOKED_AT_MAX = 100
-_RUNS_LOOKED_AT_MAX = 100
 
 
 class StoreFigures:
@@ -33,6 +33,8 @@ class StoreFigures:
         self._store, self._policy, self._places, self._version = store, policy, places, version
         self._looked_ms: int | None = None
         self._found: list[Metric] = []
+        self._newest_run: list[tuple[str, int]] = []
+        self._runs: dict[str, float] = {}
 
     async def look(self) -> Iterable[Metric]:
         """See `Figures.look`."""
@@ -46,9 +48,16 @@ class StoreFigures:
         index, now_ms = self._store.index, self._store.parts.clock.now_ms()
         totals, guards = await index.totals(), await index.guards()
         oldest_s = await oldest_garbage_s(index, self._policy, now_ms)
-        runs = await _last_runs(index)
+        runs = await self._last_runs(index)
         free = await asyncio.to_thread(_free_bytes, self._places)
         return [*_stock(totals), *_garbage(totals, oldest_s), *_state(guards, runs, free, self._version)]
+
+    async def _last_runs(self, index: Index) -> dict[str, float]:
+        """When the last run of each kind ended; read anew only when there was one."""
+        newest = [(record.run, record.finished_at_ms) for record in await index.list_runs(1)]
+        if newest != self._newest_run:
+            self._newest_run, self._runs = newest, await _last_runs(index)
+        return self._runs
 
 
 async def oldest_garbage_s(index: Index, policy: GcPolicy, now_ms: int) -> float:
@@ -71,7 +80,7 @@ async def oldest_garbage_s(index: Index, policy: GcPolicy, now_ms: int) -> float
 async def _last_runs(index: Index) -> dict[str, float]:
     """When the last run of each kind ended, seconds since the epoch."""
     found: dict[str, float] = {}
-    for record in await index.list_runs(_RUNS_LOOKED_AT_MAX):
+    for record in await index.list_runs(runs_listed_max):
         kind = "full" if run_document(record)["full"] else "incremental"
         found.setdefault(kind, record.finished_at_ms / 1000)
     return found
