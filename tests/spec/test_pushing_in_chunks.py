@@ -8,6 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from blobstore.abc.records import IndexIdentity
+from blobstore.errors import UploadUnknown
+from blobstore.names import RepositoryName, UploadId
+from blobstore.server._upload_ids import UploadIds
 from blobstore.server.access import Principal
 from blobstore.server.registry import Registry
 from blobstore.server.settings import RegistrySettings
@@ -404,6 +408,25 @@ async def test_a_token_that_was_renewed_is_the_same_user(store: Store) -> None:
     location = await client.begin()
     access.principal = Principal("alice", grants="new token")
     assert (await client.put(location, DATA, digest=digest(DATA))).status == 201
+
+
+def test_a_seal_is_over_all_that_a_session_belongs_to() -> None:
+    """The upload, its repository, who began it, and the index; nobody is not somebody without a name."""
+    upload, name, alice = UploadId.random(), RepositoryName(NAME), Principal("alice")
+    ids = UploadIds(IndexIdentity("store", "index"))
+    public = ids.public(upload, name, alice)
+    assert ids.parse(public, name, alice) == upload
+    seal = public.partition(".")[2]
+    for each, text, where, who in (
+        (ids, public, RepositoryName(OTHER), alice),
+        (ids, public, name, Principal("bob")),
+        (ids, f"{UploadId.random()}.{seal}", name, alice),
+        (ids, ids.public(upload, name, Principal("")), name, Principal()),
+        (ids, ids.public(upload, name, Principal()), name, Principal("")),
+        (UploadIds(IndexIdentity("store", "another")), public, name, alice),
+    ):
+        with pytest.raises(UploadUnknown):
+            each.parse(text, where, who)
 
 
 @pytest.mark.parametrize(
