@@ -71,6 +71,13 @@ def test_any_bytes_are_a_name_and_a_password_or_refused(raw: bytes) -> None:
     assert not any(byte < 0x20 or byte == 0x7F for byte in raw)
 
 
+@pytest.mark.parametrize("raw", [b"a:\x7f", b"\x7fa:b", b"a\tb:c", b"a:b\r", b"\x00:"])
+def test_a_control_character_is_in_no_name_and_no_password(raw: bytes) -> None:
+    """RFC 7617, 2."""
+    with pytest.raises(CredentialsInvalid, match="control characters"):
+        read(encode(raw))
+
+
 def test_nothing_shown_is_nobody() -> None:
     """Not an error: it may be enough."""
     assert read_credentials(Headers()) is None

@@ -162,6 +162,17 @@ async def test_the_cache_holds_no_password(htpasswd: Htpasswd) -> None:
     assert not any(b"wonder" in mark or b"alice" in mark for mark in remembered)
 
 
+async def test_a_name_and_a_password_are_remembered_apart(tmp_path: Path, clock: FakeClock) -> None:
+    """Not as one text, whose border could be moved."""
+    (tmp_path / "htpasswd").write_text(line("alice", "wonder"))
+    found = Htpasswd(tmp_path, clock)
+    await admit(found.access, ANYTHING, basic("alice", "wonder"))
+    for user, password in (("alic", "ewonder"), ("alicew", "onder")):
+        with pytest.raises(Unauthenticated):
+            await admit(found.access, ANYTHING, basic(user, password))
+    await found.access.aclose()
+
+
 async def test_one_password_from_many_connections_is_computed_once(htpasswd: Htpasswd, checks: Checks) -> None:
     """A client opens several at once."""
     found = await asyncio.gather(*(admit(htpasswd.access, ANYTHING, basic("bob", "builder")) for _ in range(8)))

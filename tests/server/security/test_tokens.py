@@ -19,6 +19,8 @@ from blobstore.server.access import ANYBODY, Principal, Unauthenticated
 from blobstore.server.access_token import TokenAccess, make_token_access
 from blobstore.server.auth_config import AuthConfig, TokenConfig
 from blobstore.server.credentials import token_max_bytes
+from blobstore.server.registry import Registry
+from blobstore.store import Store
 from blobstore.testing import FakeClock
 from blobstore.testing.fakes import START_MS
 from tests.server.security.asking import CATALOG, DELETE, PULL, PUSH, admit, basic, bearer, need
@@ -35,6 +37,7 @@ from tests.server.security.issuer import (
     scopes,
     sign,
 )
+from tests.spec.client import Client
 
 NOW_S = START_MS // 1000
 PULL_A = access("team/a", "pull")
@@ -341,6 +344,18 @@ async def test_a_mount_needs_no_more_than_the_right_to_push_and_may_use_a_pull(t
     with pytest.raises(Unauthenticated) as caught:
         await admit(tokens, [target], bearer(sign(claims(NOW_S, access("other/b", "pull")))), wishes=[source])
     assert scopes(caught.value.challenge) == ["repository:team/a:pull,push", "repository:other/b:pull"]
+
+
+async def test_the_registry_asks_for_both_ends_of_a_mount(store: Store, tokens: TokenAccess) -> None:
+    """So that one token is enough; a source that is no name is nobody's."""
+    client = Client(Registry(store, access=tokens))
+    for source, wanted in (
+        ("other/b", ["repository:team/a:pull,push", "repository:other/b:pull"]),
+        ("BAD", ["repository:team/a:pull,push"]),
+    ):
+        answer = await client.post("/v2/team/a/blobs/uploads/", mount="sha256:" + "a" * 64, **{"from": source})
+        assert answer.status == 401
+        assert scopes(answer["WWW-Authenticate"]) == wanted
 
 
 async def test_the_catalog_shows_its_reader_all_names_and_opens_none(tokens: TokenAccess) -> None:
