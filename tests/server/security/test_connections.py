@@ -170,15 +170,19 @@ def test_credentials_are_those_of_the_request_alone(host: Host) -> None:
 
 def test_one_address_has_so_many_connections(host: Host) -> None:
     """The rest are closed at once."""
+    # Let it open its store first, so that nobody waits for that.
+    assert host.ask(get("/v2/"))[0] == 200
     with contextlib.ExitStack() as stack:
-        many = [stack.enter_context(contextlib.closing(host.connect())) for _ in range(60)]
+        many = []
+        for _ in range(60):
+            many.append(stack.enter_context(contextlib.closing(host.connect())))
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                many[-1].sendall(get("/v2/"))
         refused = 0
         for each in many:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                each.sendall(get("/v2/"))
             try:
                 refused += read_answer(each)[0] != 200
-            except (ConnectionError, TimeoutError):
+            except ConnectionError:
                 refused += 1
         assert refused == 20
     assert host.ask(get("/v2/"))[0] == 200

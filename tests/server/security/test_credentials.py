@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blobstore.server.credentials import (
@@ -30,6 +30,7 @@ def encode(raw: bytes) -> str:
 
 
 @given(st.text(VISIBLE, max_size=60).filter(lambda user: ":" not in user), st.text(VISIBLE, max_size=60))
+@settings(deadline=None)
 @example("alice", "a:b:c")
 @example("", "")
 def test_a_name_and_a_password_come_out_as_they_went_in(user: str, password: str) -> None:
@@ -39,6 +40,7 @@ def test_a_name_and_a_password_come_out_as_they_went_in(user: str, password: str
 
 
 @given(st.text())
+@settings(deadline=None)
 @example("Basic")
 @example("Basic ")
 @example("Bearer a b")
@@ -56,6 +58,7 @@ def test_any_field_is_read_or_refused(value: str) -> None:
 
 
 @given(st.binary(max_size=80))
+@settings(deadline=None)
 @example(b"\xff:\xff")
 @example(b"alice:pass\0word")
 @example(b"ali\nce:x")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobstore.server.rate_limit import KEYS_MAX, FailureLimit, source_of
@@ -38,6 +38,7 @@ def test_what_did_not_fail_is_given_back() -> None:
 
 
 @given(st.lists(st.one_of(st.just("try"), st.integers(0, 5000)), max_size=60), st.integers(1, 5), st.integers(1, 2000))
+@settings(deadline=None)
 def test_never_more_tries_than_burst_and_recovery_allow(steps: list[str | int], burst: int, recover_ms: int) -> None:
     """In any time, at most the burst and one for each recovery time in it."""
     clock = FakeClock()

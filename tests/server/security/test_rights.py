@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blobstore.errors import ConfigInvalid
@@ -36,6 +36,7 @@ def reference(pattern: str) -> re.Pattern[str]:
 
 
 @given(PATTERN, NAME)
+@settings(deadline=None)
 @example("**", "a")
 @example("a/**", "a")
 @example("a/**/c", "a/c")

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blobstore.errors import ConfigInvalid
@@ -161,6 +161,7 @@ JWK = st.dictionaries(
     | st.binary(max_size=60)
     | st.binary(max_size=60).map(lambda raw: b"{" + raw)
 )
+@settings(deadline=None)
 @example(jwks({"kty": "OKP", "crv": "Ed25519", "x": "AA"}))
 @example(b"\xff{")
 def test_any_file_is_read_or_refused(data: bytes) -> None:
@@ -262,6 +263,7 @@ def test_a_root_vouches_for_nothing_else() -> None:
 @given(
     st.lists(st.binary(max_size=40).map(lambda raw: base64.b64encode(raw).decode()) | st.text(max_size=9), max_size=4)
 )
+@settings(deadline=None)
 def test_any_chain_is_refused(texts: list[str]) -> None:
     """Nothing else is raised."""
     assert ROOTS.key_of(texts, START_MS) is None

@@ -241,7 +241,7 @@ async def test_a_long_token_is_refused_unread(tokens: TokenAccess) -> None:
     st.text(st.characters(codec="ascii", exclude_characters=" "), max_size=200)
     | st.binary(max_size=90).map(lambda raw: ".".join([base64.urlsafe_b64encode(raw).decode()] * 3))
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 async def test_any_text_is_refused_and_nothing_else_raised(tokens: TokenAccess, text: str) -> None:
     """Whatever is sent in place of a token."""
     await refusal(tokens, text)
@@ -264,7 +264,7 @@ HEADER = st.dictionaries(
         lambda each: st.lists(each) | st.dictionaries(st.text(max_size=5), each),
     ),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 async def test_any_header_and_claims_are_refused(tokens: TokenAccess, header: dict[str, Any], payload: Any) -> None:
     """Parts that are JSON, and make no sense."""
     await refusal(tokens, unsigned(header, payload, b"x" * 256))
@@ -281,7 +281,7 @@ CLAIM = (
 
 
 @given(st.dictionaries(st.sampled_from(["iss", "aud", "exp", "nbf", "sub", "access", "iat", "jti"]), CLAIM))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 async def test_any_signed_claims_are_understood_or_refused(tokens: TokenAccess, claimed: dict[str, Any]) -> None:
     """An issuer with a fault of its own makes no fault of ours; without an entry of access nothing is allowed."""
     await refusal(tokens, sign(claims(NOW_S) | claimed, "EdDSA", kid="three"))
