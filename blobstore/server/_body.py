@@ -20,6 +20,35 @@ LINGER_MAX_BYTES = 64 * 1024 * 1024
 LINGER_MAX_S = 5.0
 
 
+# How much of a body is buffered, at least, before its sender has to wait. A connection comes with less (`READ_BUFFER_BYTES`), as
+# many at once would fill the memory. A few get more, as each piece is handed from thread to thread on its way.
+WIDE_BUFFER_BYTES = 512 * 1024
+WIDE_BODIES_MAX = 4
+_WIDE_FROM_BYTES = 1024 * 1024
+
+
+class Width:
+    """Gives the bodies of a process the buffers they get."""
+
+    def __init__(self) -> None:
+        self._wide = 0
+
+    def take(self, request: web.BaseRequest) -> bool:
+        """Whether this body got a wide one; give it back then."""
+        size = request.content_length
+        if self._wide >= WIDE_BODIES_MAX or (size is not None and size < _WIDE_FROM_BYTES):
+            return False
+        # aiohttp sets this once for a connection, when nobody knows yet what it will bring.
+        request.content._low_water = WIDE_BUFFER_BYTES  # noqa: SLF001
+        request.content._high_water = 2 * WIDE_BUFFER_BYTES  # noqa: SLF001
+        self._wide += 1
+        return True
+
+    def give_back(self) -> None:
+        """That body is over."""
+        self._wide -= 1
+
+
 class Body:
     """Its bytes in the pieces they come in, each at most what a connection buffers; see `Request.body`.
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp import StreamReader, web
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from blobstore.server._proxies import UNIX, TrustedProxies
 from blobstore.server.messages import Response
@@ -21,7 +21,7 @@ from blobstore.server.web import SERVER_NAME, WebHandler
 _LOOK_EVERY_S = 1.0
 _ENDED_EVERY_S = 0.02
 # What is buffered of a body before its sender has to wait; twice that at most.
-READ_BUFFER_BYTES = 128 * 1024
+READ_BUFFER_BYTES = 64 * 1024
 _HEADERS_MAX = 100
 _QUIET = logging.getLogger("blobstore.server.connections")
 _QUIET.addHandler(logging.NullHandler())
@@ -119,7 +119,7 @@ class Connections:
 class Connection(RequestHandler):
     """One connection, which knows since when it waits for what."""
 
-    __slots__ = ("_address", "_group", "_heard_at", "_idle_since", "_is_busy", "_is_first")
+    __slots__ = ("_address", "_body", "_group", "_heard_at", "_idle_since", "_is_busy", "_is_first")
 
     def __init__(self, server: web.Server, group: Connections, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(server, loop=loop, **options)
@@ -127,6 +127,7 @@ class Connection(RequestHandler):
         self._is_busy, self._is_first = False, True
         self._idle_since = loop.time()
         self._heard_at: float | None = None
+        self._body: StreamReader | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take it, or not."""
@@ -146,14 +147,26 @@ class Connection(RequestHandler):
         if not self._is_busy and self._heard_at is None:
             self._heard_at = self._loop.time()
         super().data_received(data)
+        self._break_body()
 
-    def begin(self) -> None:
+    def _break_body(self) -> None:
+        """Chunks that are none end the body that is being read: aiohttp keeps that for whoever asks for the next request."""
+        if self._body is not None and self._messages:
+            last, _ = self._messages[-1]
+            if isinstance(last, _ErrInfo) and not self._body.is_eof():
+                self._body.set_exception(last.exc)
+
+    def begin(self, request: web.BaseRequest) -> None:
         """A request is here."""
         self._is_busy, self._is_first, self._heard_at = True, False, None
+        if request.body_exists:
+            self._body = request.content
+            # It may be broken already.
+            self._break_body()
 
     def end(self) -> None:
         """It was answered."""
-        self._is_busy, self._idle_since = False, self._loop.time()
+        self._is_busy, self._idle_since, self._body = False, self._loop.time(), None
 
     @property
     def is_idle(self) -> bool:
@@ -230,7 +243,7 @@ class ConnectionServer(web.Server):
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, Connection)
-        connection.begin()
+        connection.begin(request)
         try:
             size = sum(len(name) + len(value) for name, value in request.raw_headers) + len(request.raw_path)
             if size > self._group.limits.header_size_max_bytes:

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from blobstore.errors import BlobstoreError
 from blobstore.pool import WorkerPool
-from blobstore.server._body import Body
+from blobstore.server._body import Body, Width
 from blobstore.server._patience import Patience, RateLimits
 from blobstore.server._proxies import UNIX, Client, TrustedProxies, is_host
 from blobstore.server._sendfile import SMALL_MAX_BYTES, plain_socket, read_span, send_by_kernel
@@ -54,6 +54,7 @@ class WebHandler:
     def __init__(self, answer: Answer, settings: WebSettings | None = None) -> None:
         self._answer, self._settings = answer, settings or WebSettings()
         self._pool = WorkerPool("send", _READ_THREADS)
+        self._width = Width()
         self._ids = (f"{secrets.token_hex(6)}-{number:x}" for number in itertools.count(1))
         self.tasks: set[asyncio.Task[object]] = set()
         self.is_closing = False
@@ -63,10 +64,13 @@ class WebHandler:
         task = asyncio.current_task()
         assert task is not None
         self.tasks.add(task)
+        is_wide = request.body_exists and self._width.take(request)
         try:
             return await self._serve(request)
         finally:
             self.tasks.discard(task)
+            if is_wide:
+                self._width.give_back()
 
     async def aclose(self) -> None:
         """End the threads."""

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from blobstore.errors import BlobUnknown
+from blobstore.server._body import WIDE_BODIES_MAX
 from blobstore.server._connections import ConnectionLimits
 from blobstore.server._patience import RateLimits
 from blobstore.server.messages import BodyInterrupted, Request, Response, Stream
@@ -116,6 +117,7 @@ def test_a_frame_that_two_servers_could_read_in_two_ways_is_refused_and_the_conn
         assert is_closed(made)
 
 
+@pytest.mark.parametrize("pause_s", [0, 0.1])
 @pytest.mark.parametrize(
     "chunks",
     [
@@ -127,7 +129,7 @@ def test_a_frame_that_two_servers_could_read_in_two_ways_is_refused_and_the_conn
         b"f" * 40,
     ],
 )
-def test_a_body_whose_chunks_are_none_ends_the_connection(chunks: bytes):
+def test_a_body_whose_chunks_are_none_ends_the_connection(chunks: bytes, pause_s: float):
     """What came before is told apart from a whole body."""
     seen = []
 
@@ -140,6 +142,7 @@ def test_a_body_whose_chunks_are_none_ends_the_connection(chunks: bytes):
 
     with Host(answer) as host, host.connect() as made:
         made.sendall(b"PUT / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n")
+        time.sleep(pause_s)
         made.sendall(chunks)
         with suppress(ConnectionError):
             assert read_answer(made)[0] == 400
@@ -260,6 +263,46 @@ def test_a_reader_that_is_behind_holds_the_sender_back():
         made.sendall(b"x" * rest)
         assert read_answer(made)[2] == str(64 * MIB).encode()
     assert max(taken) <= 2 * MIB
+
+
+def test_a_few_bodies_get_wide_buffers_and_many_do_not_fill_the_memory():
+    """What waits for its turn is small, once more than a few are under way; and the width is given back."""
+    first, go = threading.Semaphore(0), threading.Event()
+    waiting: list[int] = []
+
+    async def answer(request: Request) -> Response:
+        assert request.body is not None
+        body = aiter(request.body)
+        await anext(body)
+        first.release()
+        await asyncio.to_thread(go.wait)
+        waiting.append(len(await anext(body)))
+        async for _ in body:
+            pass
+        return Response(200)
+
+    def push(host: Host) -> None:
+        with host.connect() as made:
+            made.sendall(b"PUT / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % (16 * MIB))
+            made.sendall(bytes(16 * MIB))
+            assert read_answer(made)[0] == 200
+
+    with Host(answer) as host:
+        for _ in range(2):
+            waiting.clear()
+            go.clear()
+            threads = [threading.Thread(target=push, args=(host,)) for _ in range(WIDE_BODIES_MAX + 3)]
+            for thread in threads:
+                thread.start()
+            for _ in threads:
+                assert first.acquire(timeout=20)
+            time.sleep(0.5)
+            go.set()
+            for thread in threads:
+                thread.join(30)
+            wide = [size for size in waiting if size > 640 * 1024]
+            assert len(wide) == WIDE_BODIES_MAX, waiting
+            assert max(waiting) <= 2 * MIB
 
 
 @pytest.mark.parametrize("loop", LOOPS)
