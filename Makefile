@@ -1,5 +1,6 @@
 # Everything sets itself up: Python 3.11+, make and a package index are all that is needed.
 PYTHON ?= python3
+STORE ?= file
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -15,8 +16,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
+# On a directory; with STORE=s3 on an object store, against a server that it starts itself.
 demo: $(STAMP)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash demo/demo.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" STORE="$(STORE)" bash demo/demo.sh
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -25,7 +25,7 @@ from blobstore.index import _references as references
 from blobstore.index import _state as state
 from blobstore.index._records import EDGE_BLOB
 from blobstore.index._tables import Transaction
-from blobstore.layout import blob_key
+from blobstore.layout import blob_key, data_key, record_key
 from blobstore.manifest import OCI_MANIFEST, Manifest
 from blobstore.names import RepositoryName, TagName
 from blobstore.store import Store
@@ -58,17 +58,18 @@ def manifest_of(number: int) -> Manifest:
 
 
 class _Blobs:
-    """Puts blob rows, each of a generation of its own."""
+    """Puts blob rows, each of a generation of its own; `are_big` ones have the names that an object store gives to parts."""
 
-    def __init__(self) -> None:
-        self._epoch, self._counter = random_u64(), 0
+    def __init__(self, *, are_big: bool = False) -> None:
+        self._epoch, self._counter, self._are_big = random_u64(), 0, are_big
 
-    def put(self, tx: Transaction, raw: bytes, size: int) -> str:
+    def put(self, tx: Transaction, raw: bytes, size: int) -> list[str]:
         self._counter += 1
         digest, generation = Digest.from_sha256(raw), Generation(self._epoch, self._counter)
         key = blob_key(digest, generation)
-        state.put_blob(tx, raw, state.new_blob_row(digest, generation, size, raw[::-1], [key]), None)
-        return key
+        names = [data_key(generation), record_key(key)] if self._are_big else [key]
+        state.put_blob(tx, raw, state.new_blob_row(digest, generation, size, raw[::-1], names), None)
+        return names
 
 
 async def build(store: Store, blobs: int) -> int:
@@ -109,9 +110,9 @@ def _put_images(tx: Transaction, writer: _Blobs, numbers: range, shared: int, no
             references.put_tag_row(tx, ManifestKey(repository, manifest.digest), tag, now_ms)
 
 
-async def add_garbage(store: Store, count: int, kind: str, size_bytes: int) -> list[str]:
+async def add_garbage(store: Store, count: int, kind: str, size_bytes: int, *, are_big: bool = False) -> list[str]:
     """Blobs whose holds lapsed long ago; returns their keys on the backend."""
-    writer = _Blobs()
+    writer = _Blobs(are_big=are_big)
     keys: list[str] = []
     now_ms = SystemClock().now_ms() - AGE_MS
     for start, stop in _batches(count, BATCH_BLOBS):
@@ -124,7 +125,7 @@ def _put_garbage(tx: Transaction, writer: _Blobs, raws: list[bytes], size_bytes:
     number = state.make_repository(tx, repository_of(0))
     keys = []
     for raw in raws:
-        keys.append(writer.put(tx, raw, size_bytes))
+        keys += writer.put(tx, raw, size_bytes)
         state.set_hold(tx, raw, number, now_ms)
     return keys
 

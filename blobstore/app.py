@@ -19,7 +19,7 @@ from blobstore.clock import Clock, SystemClock, iso_utc, random_hex
 from blobstore.config import Config, GcConfig
 from blobstore.durable import is_there, make_directories, storage_errors, sync_directory
 from blobstore.errors import ForeignStore, FormatUnsupported, StoreUnknown
-from blobstore.events import EventSink, discard
+from blobstore.events import Event, EventSink, Waiting, discard
 from blobstore.gc import Collector, GcPolicy
 from blobstore.index.lmdb import LmdbIndex, exclusive_lock
 from blobstore.layout import MARKER_KEY
@@ -35,7 +35,7 @@ from blobstore.marker import read_marker
 from blobstore.promises import GRACE_S_DEFAULT, HoldTerms
 from blobstore.rebuild import RebuildReport, finish, rebuild
 from blobstore.reconcile import find_orphans
-from blobstore.remote import make_nas_backend, make_object_store, state_home
+from blobstore.remote import make_nas_backend, make_object_store, naming_endpoint, state_home
 from blobstore.store import Store
 from blobstore.units import parse_duration_s
 
@@ -128,13 +128,14 @@ async def _find(
     path = parse_index_url(index).path if index else None
     if isinstance(location, FilesystemLocation):
         return _Place(FilesystemBackend(location.path), path or location.default_index_path)
-    # Beside the index, wherever that is: who shares the one shares the other.
-    state = f"{path}.state" if path else state_home()
+    # Beside the index, wherever that is and however it is spelled: who shares the one shares the other.
+    state = f"{await asyncio.to_thread(os.path.realpath, path)}.state" if path else state_home()
     if isinstance(location, NasLocation):
-        backend: Backend = make_nas_backend(location, config, state, discard)
+        backend: Backend = make_nas_backend(location, config, state, _only_waiting(events))
     else:
         backend = make_object_store(location, config)
-    store_id = await _look_for_store(backend, is_new_wanted=is_new_wanted)
+    with contextlib.nullcontext() if isinstance(location, NasLocation) else naming_endpoint(location, config):
+        store_id = await _look_for_store(backend, is_new_wanted=is_new_wanted)
     is_new = store_id is None
     store_id = store_id or random_hex(16)
     if path is None:
@@ -148,6 +149,16 @@ async def _find(
     return _Place(backend, path or os.path.join(state, "index"), store_id, is_new)
 
 
+def _only_waiting(events: EventSink) -> EventSink:
+    """What else is to be told of the storage is told when the store is opened."""
+
+    def tell(event: Event, /) -> None:
+        if isinstance(event, Waiting):
+            events(event)
+
+    return tell
+
+
 async def _look_for_store(backend: Backend, *, is_new_wanted: bool) -> str | None:
     """The id in the marker. The backend stays open, unless this raises."""
     async with contextlib.AsyncExitStack() as stack:
@@ -158,7 +169,9 @@ async def _look_for_store(backend: Backend, *, is_new_wanted: bool) -> str | Non
             raise StoreUnknown(f"there is no store at {backend.location}; `blobstore init` makes one")
         if marker is not None and _STORE_ID.fullmatch(marker.store_id) is None:
             # A directory is named after it.
-            raise FormatUnsupported(f"{MARKER_KEY} is not a marker of a store: {marker.store_id!r:.80} is no id")
+            raise FormatUnsupported(
+                f"{MARKER_KEY} in {backend.location} is not a marker of a store: {marker.store_id!r:.80} is no id"
+            )
         stack.pop_all()
     return marker.store_id if marker is not None else None
 

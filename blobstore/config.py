@@ -101,6 +101,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _TABLES: Mapping[str, type[msgspec.Struct]] = {"gc": GcConfig, "s3": S3Config, "oss": OssConfig, "nas": NasConfig}
 _DURATIONS = frozenset({"grace", "quarantine", "upload_idle", "connect_timeout", "read_timeout"})
 _SIZES = frozenset({"part_size", "part_memory"})
+_NEVER_NOTHING = frozenset({"connect_timeout", "read_timeout", "part_memory"})
 _COUNTS = frozenset({"concurrency", "attempts"})
 _FILES = frozenset(
     {"secret_key_file", "session_token_file", "ca_bundle", "access_key_secret_file", "security_token_file"}
@@ -196,9 +197,11 @@ def _check_values(path: str, table: str, values: msgspec.Struct) -> None:
             continue
         if key in checks:
             try:
-                checks[key](value)
+                is_nothing = checks[key](value) == 0
             except ConfigInvalid as error:
                 raise ConfigInvalid(f"{path}: the key {table}.{key} can't be used: {error}") from error
+            if is_nothing and key in _NEVER_NOTHING:
+                raise ConfigInvalid(f"{path}: the key {table}.{key} must be more than {value}")
         if key in _COUNTS and not 1 <= value <= 1000:
             raise ConfigInvalid(f"{path}: the key {table}.{key} must be between 1 and 1000, not {value}")
         if key == "max_share" and not 0 <= value <= 1:

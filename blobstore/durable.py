@@ -37,6 +37,17 @@ def is_there(path: str) -> bool:
     return True
 
 
+def check_still_there(handle: int, path: str) -> None:
+    """Look whether an open file is still what its name stands for. Of use once it is locked: before, whoever held the lock may
+    have taken the name away, and another may have made it anew.
+
+    Raises:
+        FileNotFoundError: it isn't.
+    """
+    if not os.path.samestat(os.fstat(handle), os.stat(path, follow_symlinks=False)):
+        raise FileNotFoundError(errno.ENOENT, "another file has its name", path)
+
+
 def sync_directory(path: str) -> None:
     """Make the names in a directory durable. Blocks."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

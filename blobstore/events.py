@@ -54,7 +54,13 @@ class Alarm(msgspec.Struct, frozen=True):
     text: str
 
 
-Event = BlobPushed | ManifestPushed | BlobFreed | Progress | PromiseBroken | Alarm
+class Waiting(msgspec.Struct, frozen=True):
+    """Work waits for something that may take any time, and that an operator may see to meanwhile."""
+
+    text: str
+
+
+Event = BlobPushed | ManifestPushed | BlobFreed | Progress | PromiseBroken | Alarm | Waiting
 
 
 class EventSink(Protocol):

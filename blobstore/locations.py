@@ -12,6 +12,7 @@ from blobstore.errors import ConfigInvalid
 
 DEFAULT_STORE = "./blobstore-data"
 _KINDS = "a path, file:///path, nas:///path, s3://bucket/prefix or oss://bucket/prefix"
+_SCHEMES = frozenset({"file", "nas", "s3", "oss", "lmdb"})
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", re.ASCII)
 _PREFIX_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}", re.ASCII)
 _PREFIX_MAX_CHARS = 300
@@ -68,6 +69,7 @@ def parse_store_url(text: str) -> StoreLocation:
     if not text:
         raise ConfigInvalid("the store's URL is empty; give a path, or file:///path")
     scheme, _, rest = text.partition("://")
+    _check_slashes(text)
     match scheme.lower():
         case "s3":
             return S3Location(*_bucket_and_prefix("s3", rest))
@@ -78,7 +80,7 @@ def parse_store_url(text: str) -> StoreLocation:
         return FilesystemLocation(os.path.abspath(path))
     if known == "nas":
         return NasLocation(os.path.abspath(path))
-    raise ConfigInvalid(f"{text!r:.300} is no kind of store; use {_KINDS}")
+    raise ConfigInvalid(f"{_quoted(text)} is no kind of store; use {_KINDS}")
 
 
 def parse_index_url(text: str) -> LmdbLocation:
@@ -87,9 +89,10 @@ def parse_index_url(text: str) -> LmdbLocation:
     Raises:
         ConfigInvalid: of a kind unknown or not supported by this version.
     """
+    _check_slashes(text)
     scheme, path = _split(text)
     if scheme not in (None, "lmdb") or not path:
-        raise ConfigInvalid(f"{text!r} is no index; use lmdb:///path")
+        raise ConfigInvalid(f"{_quoted(text)} is no index; use lmdb:///path")
     return LmdbLocation(os.path.abspath(path))
 
 
@@ -125,13 +128,27 @@ def _split(text: str) -> tuple[str | None, str]:
         if host not in ("", "localhost") or not slash:
             raise ConfigInvalid(_three_slashes(text, scheme))
         if "?" in path or "#" in path:
-            raise ConfigInvalid(f"{text!r}: a ? or # of a path is written %3F or %23 in a URL")
+            raise ConfigInvalid(f"{_quoted(text)}: a ? or # of a path is written %3F or %23 in a URL")
     place = os.fsdecode(unquote_to_bytes(os.fsencode(f"/{path}"))) if is_url else text
     if "\x00" in place:
         raise ConfigInvalid(f"{text!r}: a path holds no zero byte")
     return scheme, place
 
 
+def _check_slashes(text: str) -> None:
+    """A slash that was forgotten must not make a directory of that name."""
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme.lower() in _SCHEMES and not rest.startswith("//"):
+        raise ConfigInvalid(f"{_quoted(text)}: write {scheme}://… for a URL, or ./ in front of a path of that name")
+
+
 def _three_slashes(text: str, scheme: str) -> str:
     mount = ", the directory where the share is mounted" if scheme == "nas" else ""
-    return f"{text!r}: write {scheme}:///absolute/path, with three slashes{mount}"
+    return f"{_quoted(text)}: write {scheme}:///absolute/path, with three slashes{mount}"
+
+
+def _quoted(text: str) -> str:
+    """A URL for a message: of one that may hold a secret, as http://KEY:SECRET@host/bucket, only the scheme."""
+    scheme, colon, _ = text.partition(":")
+    told = f"{scheme}:…" if colon and not {"@", "?", "#"}.isdisjoint(text) else text
+    return f"{told!r:.300}"

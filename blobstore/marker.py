@@ -44,10 +44,11 @@ async def read_marker(backend: Backend) -> Marker | None:
     try:
         marker = msgspec.json.decode(data, type=Marker)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatUnsupported(f"{MARKER_KEY} is not a marker of a store: {error}") from error
+        raise FormatUnsupported(f"{MARKER_KEY} in {backend.location} is not a marker of a store: {error}") from error
     if marker.format != FORMAT_VERSION:
         raise FormatUnsupported(
-            f"the store has format version {marker.format}; this version of blobstore knows {FORMAT_VERSION}"
+            f"the store in {backend.location} has format version {marker.format}; "
+            f"this version of blobstore knows {FORMAT_VERSION}"
         )
     return marker
 
@@ -71,15 +72,22 @@ async def check_marker(backend: Backend, identity: IndexIdentity) -> None:
     """
     marker = await read_marker(backend)
     if marker is None:
-        raise ForeignStore(f"the marker {MARKER_KEY} is gone: is this the right place, and is it mounted?")
+        raise ForeignStore(
+            f"the marker {MARKER_KEY} in {backend.location} is gone: is this the right place, and is it mounted?"
+        )
     if marker.identity != identity:
         raise ForeignStore(
-            f"this place belongs to index {marker.index_id} of store {marker.store_id}, "
+            f"{backend.location} belongs to index {marker.index_id} of store {marker.store_id}, "
             f"not to index {identity.index_id} of store {identity.store_id}; "
             "if that index is lost, `blobstore index rebuild` makes a new one"
         )
     if marker.state != "ready":
-        raise StoreFrozen("an index rebuild was begun and not finished; run `blobstore index rebuild` again")
+        raise StoreFrozen(half_rebuilt(backend))
+
+
+def half_rebuilt(backend: Backend) -> str:
+    """What to tell of a marker that says "rebuilding"."""
+    return f"an index rebuild of {backend.location} was begun and not finished; run `blobstore index rebuild` again"
 
 
 def _encode(marker: Marker) -> bytes:

@@ -10,6 +10,7 @@ from blobstore.abc.backend import Backend
 from blobstore.abc.index import Index
 from blobstore.abc.records import Trash, TrashState
 from blobstore.clock import Clock
+from blobstore.errors import BlobstoreError
 from blobstore.events import EventSink
 from blobstore.generation import Generation
 from blobstore.journal import Journal
@@ -26,6 +27,7 @@ class Cleaner:
         self._index, self._backend = index, backend
         self._waiting: list[Generation] = []
         self._task: asyncio.Task[None] | None = None
+        self._error: BlobstoreError | None = None
 
     def add(self, generation: Generation | None) -> None:
         """Delete the names of a trash row that nobody can reach, soon."""
@@ -36,13 +38,23 @@ class Cleaner:
             self._task = asyncio.create_task(self._run())
 
     async def aclose(self) -> None:
-        """Wait until nothing is left to do."""
+        """Wait until nothing is left to do; raises the first error of what was left undone."""
         while self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
         if self._task is not None:
             self._task.result()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     async def _run(self) -> None:
+        try:
+            await self._delete_waiting()
+        except BlobstoreError as error:
+            # Nobody waits for this task before the end, and another may follow it.
+            self._error = self._error or error
+
+    async def _delete_waiting(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             found = [await self._index.find_trash(generation) for generation in batch]

@@ -28,7 +28,7 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
         raise first
 
 
-async def unstoppable(work: Coroutine[Any, Any, Result]) -> Result:
+async def unstoppable(work: Coroutine[Any, Any, Result] | asyncio.Future[Result]) -> Result:
     """What `work` returns, which runs to its end also when this wait is cancelled; then the cancellation goes on. For steps whose
     outcome must be known, so that nothing is left behind: they must end by themselves."""
     running = asyncio.ensure_future(work)
@@ -82,27 +82,27 @@ class WorkerPool:
         self, work: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
         """Run `work` in a thread. Cancelling the wait does not stop it: whatever it uses must outlive it."""
-        return await asyncio.get_running_loop().run_in_executor(self._ready(), lambda: work(*args, **kwargs))
+        return await self.waiting(
+            asyncio.get_running_loop().run_in_executor(self._ready(), lambda: work(*args, **kwargs))
+        )
+
+    async def waiting(self, work: Awaitable[Result]) -> Result:
+        """Wait for what these threads do; all waiting for `run`, `finish` and `obtain` is done here."""
+        return await work
 
     async def finish(
         self, work: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
-        """As `run`, but a cancelled wait still waits for the thread before it goes on being cancelled: for work after which
-        a descriptor is closed or a file is gone."""
-        running = asyncio.ensure_future(self.run(work, *args, **kwargs))
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            await asyncio.wait([running])
-            raise
+        """As `run`, but a cancelled wait still waits for the thread, however often it is cancelled, before it goes on being
+        cancelled: for work after which a descriptor is closed, a file is gone or memory is used again."""
+        return await unstoppable(self.run(work, *args, **kwargs))
 
     async def obtain(self, work: Callable[[], Result], release: Callable[[Result], object]) -> Result:
         """As `finish`, for work whose result must be released: if the wait was cancelled, it is."""
         running = asyncio.ensure_future(self.run(work))
         try:
-            return await asyncio.shield(running)
+            return await unstoppable(running)
         except asyncio.CancelledError:
-            await asyncio.wait([running])
             if running.exception() is None:
                 release(running.result())
             raise

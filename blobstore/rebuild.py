@@ -16,7 +16,7 @@ from blobstore.abc.records import Blob, BlobState, IndexIdentity, ManifestKey, T
 from blobstore.clock import Clock, random_hex
 from blobstore.digest import Digest
 from blobstore.errors import Damaged, InvalidInput, KeyUnknown, ManifestUnknown, StoreUnknown
-from blobstore.events import EventSink, Progress, discard
+from blobstore.events import EventSink, Progress, Waiting, discard
 from blobstore.generation import Generation
 from blobstore.inventory import DataListing, list_data, list_names
 from blobstore.journal import Journal, list_journal, recover
@@ -38,9 +38,12 @@ from blobstore.names import RepositoryName
 from blobstore.pool import task_group
 from blobstore.promises import GRACE_S_DEFAULT
 from blobstore.references import ManifestEntry, References
+from blobstore.units import format_duration
 
 BATCH = 1000
 READS_AT_ONCE_MAX = 16
+# Shorter waits need no words.
+_TOLD_WAIT_S = 10
 
 
 class RebuildReport(msgspec.Struct):
@@ -83,6 +86,13 @@ async def rebuild(
 
 async def _wait(seconds: float, events: EventSink) -> None:
     """Until what a dead process asked for has been done, or never will be."""
+    if seconds >= _TOLD_WAIT_S:
+        events(
+            Waiting(
+                f"requests of a process that died may take effect for {format_duration(seconds)} more; that is waited for. If "
+                "nobody wrote to the store for so long, `--wait 0s` goes on at once"
+            )
+        )
     for second in range(math.ceil(seconds)):
         events(Progress("wait", second, math.ceil(seconds)))
         await asyncio.sleep(min(1, seconds - second))

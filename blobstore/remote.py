@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 
-from blobstore.backends._multipart import MIB, PartBudget
+from blobstore.backends._multipart import MIB, PART_BUDGET_BYTES, PartBudget
 from blobstore.backends._object_client import ObjectClient
 from blobstore.backends._object_store import ObjectStoreBackend
-from blobstore.backends._pacing import RetryLimits
+from blobstore.backends._pacing import RetryBudget, RetryLimits
 from blobstore.backends._retrying import RetryingClient
-from blobstore.backends.nas import NasBackend
+from blobstore.backends.nas import THREADS, NasBackend
 from blobstore.config import Config, OssConfig, RequestsConfig, S3Config, read_secret
-from blobstore.errors import ConfigInvalid
-from blobstore.events import Alarm, EventSink
+from blobstore.errors import ConfigInvalid, SlowDown, TransientError
+from blobstore.events import Alarm, EventSink, Waiting
 from blobstore.locations import NasLocation, OssLocation, S3Location
 from blobstore.units import parse_duration_s, parse_size_bytes
 
+_ENDPOINT = re.compile(r"https?://[^/?#@\s]+(/[^?#@\s]*)?", re.IGNORECASE)
+_ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _PART_MIN_BYTES = 5 * MIB
 _PART_MAX_BYTES = 1024 * MIB
+
+
+class SharedBudgets:
+    """What all object stores of a process share, as they share its memory and its network."""
+
+    def __init__(self) -> None:
+        self.retries = RetryBudget()
+        self._parts: dict[int, PartBudget] = {}
+
+    def parts(self, capacity_bytes: int = PART_BUDGET_BYTES) -> PartBudget:
+        """Memory for parts: one budget for all stores that were configured with the same."""
+        return self._parts.setdefault(capacity_bytes, PartBudget(capacity_bytes))
+
+
+# Who waits for memory is woken on its own loop, so that each loop has its own; a process has one loop.
+_BUDGETS: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedBudgets] = WeakKeyDictionary()
+
+
+def shared_budgets() -> SharedBudgets:
+    """Those of the running event loop."""
+    return _BUDGETS.setdefault(asyncio.get_running_loop(), SharedBudgets())
 
 
 def state_home() -> str:
@@ -46,20 +73,23 @@ def make_nas_backend(location: NasLocation, config: Config, state: str, events: 
     def notify(text: str) -> None:
         events(Alarm(text))
 
-    if config.nas.concurrency is None:
-        return NasBackend(location.path, state, notify=notify)
-    return NasBackend(location.path, state, notify=notify, threads=config.nas.concurrency)
+    def tell_waiting(text: str) -> None:
+        events(Waiting(text))
+
+    threads = THREADS if config.nas.concurrency is None else config.nas.concurrency
+    return NasBackend(location.path, state, notify=notify, tell_waiting=tell_waiting, threads=threads)
 
 
 def make_object_store(
     location: S3Location | OssLocation, config: Config, *, budget: PartBudget | None = None
 ) -> ObjectStoreBackend:
-    """The backend of a bucket, not yet opened; it takes uploads once it is told where their spool is.
+    """The backend of a bucket, not yet opened; it takes uploads once it is told where their spool is. To be called on the event
+    loop that it will be used on.
 
     Args:
         location: which bucket.
         config: how it is reached.
-        budget: memory for parts that several stores of a process share.
+        budget: memory for parts; by default what all stores of the process share.
 
     Raises:
         ConfigInvalid: the configuration can't be used, or the vendor's packages are not installed.
@@ -70,17 +100,33 @@ def make_object_store(
     else:
         client, requests = _oss_client(location, config.oss), config.oss
     part_bytes = _part_bytes(requests)
-    if budget is None and requests.part_memory is not None:
-        budget = PartBudget(parse_size_bytes(requests.part_memory))
-    retrying = RetryingClient(client, limits=_limits(requests))
+    shared = shared_budgets()
+    if budget is None:
+        memory = requests.part_memory
+        budget = shared.parts(parse_size_bytes(memory) if memory is not None else PART_BUDGET_BYTES)
+    retrying = RetryingClient(client, budget=shared.retries, limits=_limits(requests))
     options = {} if part_bytes is None else {"part_bytes": part_bytes}
     return ObjectStoreBackend(retrying, prefix=location.prefix, spool_directory=None, budget=budget, **options)
+
+
+@contextmanager
+def naming_endpoint(location: S3Location | OssLocation, config: Config) -> Iterator[None]:
+    """Where a bucket was asked for that did not answer: at the first contact that is most often wrong."""
+    try:
+        yield
+    except SlowDown:
+        raise
+    except TransientError as error:
+        table = config.s3 if isinstance(location, S3Location) else config.oss
+        asked = table.endpoint or f"that of {table.region or 'the default region'}"
+        raise TransientError(f"{error}; the endpoint is {asked}: is it right, and up?") from error
 
 
 def _s3_client(location: S3Location, config: S3Config) -> ObjectClient:
     # Not at the top: an install without the extra has no SDK.
     from blobstore.backends.s3 import S3Client, S3Settings
 
+    _check_s3(config)
     _check_pair("s3", config.access_key, "access_key", config.secret_key_file, "secret_key_file")
     wanted = {
         "endpoint": config.endpoint,
@@ -98,6 +144,23 @@ def _s3_client(location: S3Location, config: S3Config) -> ObjectClient:
         **_timeouts(config),
     }
     return S3Client(_settings("s3", S3Settings, location.bucket, wanted))
+
+
+def _check_s3(config: S3Config) -> None:
+    """What the SDK would take, or refuse without saying which value it was."""
+    endpoint = config.endpoint
+    if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
+        # What may hold a password or a token is not quoted.
+        quoted = f"{endpoint!r:.300}" if {"@", "?", "#"}.isdisjoint(endpoint) else "it"
+        raise ConfigInvalid(
+            f"s3.endpoint: {quoted} is no endpoint; write https://host or http://host:port, without bucket"
+        )
+    if config.ca_bundle is not None and not os.path.exists(config.ca_bundle):
+        raise ConfigInvalid(f"s3.ca_bundle: there is no {config.ca_bundle}")
+    if config.kms_key_id is not None and not (config.encryption or "").startswith("aws:kms"):
+        raise ConfigInvalid('s3.kms_key_id is of use with s3.encryption = "aws:kms" or "aws:kms:dsse" alone')
+    if config.storage_class in _ARCHIVES:
+        raise ConfigInvalid(f"s3.storage_class: what is in {config.storage_class} can't be read; use another class")
 
 
 def _oss_client(location: OssLocation, config: OssConfig) -> ObjectClient:

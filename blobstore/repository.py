@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from blobstore.abc.backend import put_once
 from blobstore.abc.paging import every_tag
 from blobstore.abc.records import (
     Blob,
@@ -33,6 +34,7 @@ from blobstore.layout import blob_key
 from blobstore.manifest import Manifest, manifest_size_max_bytes, parse_manifest
 from blobstore.names import RepositoryName, TagName, UploadId
 from blobstore.parts import Parts
+from blobstore.pool import unstoppable
 from blobstore.readers import BlobReader, open_blob
 from blobstore.uploads import Upload, open_intent, resume_upload, start_upload
 
@@ -155,9 +157,7 @@ class Repository:
         try:
             result = await self._put(intent, content, manifest, tags)
         except BaseException:
-            names = [blob_key(manifest.digest, intent.generation)]
-            trash = await self._parts.index.cancel_upload(intent.upload, self._now_ms(), names)
-            self._parts.cleaner.add(trash.generation if trash is not None else None)
+            await unstoppable(self._take_back(intent, manifest.digest))
             raise
         self._parts.cleaner.add(result.trash)
         if result.missing:
@@ -166,6 +166,11 @@ class Repository:
             raise UploadInterrupted(f"the put of {manifest.digest} was expired under way; try again")
         await self._parts.journal.settle(result.sequence)
         self._parts.events(ManifestPushed(self._name, manifest.digest, tuple(tags)))
+
+    async def _take_back(self, intent: Intent, digest: Digest) -> None:
+        names = [blob_key(digest, intent.generation)]
+        trash = await self._parts.index.cancel_upload(intent.upload, self._now_ms(), names)
+        self._parts.cleaner.add(trash.generation if trash is not None else None)
 
     async def _content(self, manifest: Manifest, claimed: Digest | None) -> Content:
         content = Content(manifest.digest, manifest.size_bytes, Digest.of(manifest.body, Algorithm.BLAKE3).value)
@@ -202,8 +207,7 @@ class Repository:
 
     async def _publish(self, intent: Intent, content: Content, manifest: Manifest) -> list[str]:
         key = blob_key(content.digest, intent.generation)
-        is_new = await self._parts.backend.put_new(key, manifest.body)
-        assert is_new, f"{key} was written before"
+        await put_once(self._parts.backend, key, manifest.body)
         return [key]
 
     async def _read_child(self, digest: Digest) -> Manifest:

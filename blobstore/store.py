@@ -17,7 +17,7 @@ from blobstore.digest import Digest
 from blobstore.errors import BlobUnknown, ForeignStore, IndexMissing, StoreFrozen, StoreUnknown
 from blobstore.events import Alarm, EventSink, discard
 from blobstore.journal import Journal, check_not_ahead
-from blobstore.marker import Marker, check_marker, create_marker, new_marker, read_marker
+from blobstore.marker import Marker, check_marker, create_marker, half_rebuilt, new_marker, read_marker
 from blobstore.names import RepositoryName
 from blobstore.parts import Cleaner, Parts
 from blobstore.pool import WorkerPool
@@ -31,6 +31,7 @@ _OTHER_HOST = (
     "\nThis storage can be reached from other hosts. If one of them writes to the store, work there: its index serves that host "
     "alone, several writing hosts wait for the PostgreSQL index. A rebuild here takes the store away from that host"
 )
+_OTHER_COPY = ". Or another host writes with a copy of this index: one host alone may"
 
 
 class Store:
@@ -133,7 +134,7 @@ class Store:
 
     async def _join(self, marker: Marker) -> None:
         if marker.state != "ready":
-            raise StoreFrozen("an index rebuild was begun and not finished; run `blobstore index rebuild` again")
+            raise StoreFrozen(half_rebuilt(self._parts.backend))
         await self._parts.index.open()
         identity = await self._parts.index.identity()
         if identity is None:
@@ -146,7 +147,8 @@ class Store:
             await check_not_ahead(self._parts.index, self._parts.backend)
         except StoreFrozen as error:
             # Serving goes on; collecting does not.
-            self._parts.events(Alarm(str(error)))
+            is_shared = self._parts.backend.properties.is_shared
+            self._parts.events(Alarm(f"{error}{_OTHER_COPY if is_shared else ''}"))
 
     async def aclose(self) -> None:
         """Finish what runs behind the answers, then release all. Repeatable."""

@@ -30,7 +30,7 @@ from blobstore.hashing import INLINE_HASH_MAX_BYTES, Sha256, new_sha256, resume_
 from blobstore.layout import blob_key, parse_blob_key, published_names
 from blobstore.names import RepositoryName, UploadId
 from blobstore.parts import Parts
-from blobstore.pool import Lane, WorkerPool
+from blobstore.pool import Lane, WorkerPool, unstoppable
 
 OCTET_STREAM = "application/octet-stream"
 _WHOLE_CHUNK_MIN_BYTES = 256 * 1024
@@ -272,7 +272,11 @@ class Upload:
         return next((name for name in self._intent.names if parse_blob_key(name) is not None), None)
 
     async def _abandon(self) -> None:
+        """Also where this is cancelled, as the end of one of several uploads often ends the others while they give up."""
         self._is_over = True
+        await unstoppable(self._drop())
+
+    async def _drop(self) -> None:
         if self._staged is not None:
             await self._staged.abort()
         now_ms = self._parts.clock.now_ms()
@@ -316,10 +320,16 @@ async def open_intent(parts: Parts, repository: RepositoryName | None, digest: D
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
         # The writer thread commits it all the same.
-        await asyncio.wait([starting])
-        await parts.index.cancel_upload(upload, now_ms)
-        parts.cleaner.add(starting.result().generation)
+        await unstoppable(_take_back(parts, starting))
         raise
+
+
+async def _take_back(parts: Parts, starting: asyncio.Future[Intent]) -> None:
+    await asyncio.wait([starting])
+    if starting.exception() is None:
+        intent = starting.result()
+        await parts.index.cancel_upload(intent.upload, parts.clock.now_ms())
+        parts.cleaner.add(intent.generation)
 
 
 async def resume_upload(parts: Parts, repository: RepositoryName, upload: UploadId) -> Upload:

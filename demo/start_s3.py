@@ -1,4 +1,4 @@
-"""Starts an S3 server for the demo, SeaweedFS, with an empty bucket; prints its process id once it answers."""
+"""Starts an S3 server for the demo, SeaweedFS, with an empty bucket, and leaves it running."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECOND_PORT = 10_000
 
 
 def main(directory: str) -> None:
-    """Serve from below `directory`, write `blobstore.toml` there, and go."""
+    """Serve from below `directory`, write `server.pid` and, once it answers, `blobstore.toml` there, and go."""
     work = Path(directory)
     key, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
     identity = {"name": "demo", "credentials": [{"accessKey": key, "secretKey": secret}], "actions": ["Admin"]}
@@ -29,16 +29,12 @@ def main(directory: str) -> None:
     (work / "weed").mkdir()
     ports = free_ports(4)
     process = start(work, ports)
+    (work / "server.pid").write_text(str(process.pid))
     endpoint = f"http://127.0.0.1:{ports[3]}"
-    try:
-        make_bucket(endpoint, process)
-    except BaseException:
-        process.kill()
-        raise
+    make_bucket(endpoint, process)
     (work / "blobstore.toml").write_text(
         f'store = "s3://{BUCKET}/demo"\n\n[s3]\nendpoint = "{endpoint}"\nregion = "us-east-1"\n'
     )
-    print(process.pid)
 
 
 def start(work: Path, ports: list[int]) -> subprocess.Popen[bytes]:
@@ -99,4 +95,7 @@ def is_free(port: int) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -9,14 +9,13 @@ import msgspec
 
 from blobstore.abc.backend import Backend, read_all
 from blobstore.abc.index import Index
-from blobstore.abc.paging import every
+from blobstore.abc.paging import every, every_repository
 from blobstore.abc.records import (
     BlobState,
     Drop,
     IndexIdentity,
     Intent,
     ManifestKey,
-    ManifestNode,
     RunRecord,
     Totals,
     Trash,
@@ -130,7 +129,7 @@ class Collector:
         dead: set[bytes] = set()
         spared: set[bytes] = set()
         seen = 0
-        async for nodes in self._repositories():
+        async for nodes in every_repository(self._index, self._policy.slice_max):
             seen += len(nodes)
             self._events(Progress("mark", seen, 0))
             found = mark(nodes, self._policy, now_ms)
@@ -138,16 +137,6 @@ class Collector:
             dead |= found.dead
             spared |= found.spared
         return Marked(tuple(groups), frozenset(dead), frozenset(spared))
-
-    async def _repositories(self) -> AsyncIterator[Sequence[ManifestNode]]:
-        nodes: list[ManifestNode] = []
-        async for node in every(lambda after: self._index.scan_manifests(after, self._policy.slice_max)):
-            if nodes and nodes[-1].record.key.repository != node.record.key.repository:
-                yield nodes
-                nodes = []
-            nodes.append(node)
-        if nodes:
-            yield nodes
 
     async def _check_edges(self) -> None:
         after = await self._index.check_edges(None, self._policy.slice_max)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.servers.processes import FOREIGN_VARIABLES, S3Server
+
+
+def pytest_configure() -> None:
+    """A shell starts what it runs in the background with interrupts ignored, and then so would be each process of a test."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

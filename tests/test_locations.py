@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 
 from blobstore.errors import ConfigInvalid
-from blobstore.locations import FilesystemLocation, NasLocation, OssLocation, S3Location, StoreLocation, parse_store_url
+from blobstore.locations import (
+    FilesystemLocation,
+    NasLocation,
+    OssLocation,
+    S3Location,
+    StoreLocation,
+    parse_index_url,
+    parse_store_url,
+)
 from blobstore.remote import state_home
 
 
@@ -15,6 +24,7 @@ from blobstore.remote import state_home
     ("url", "location"),
     [
         ("/srv/x", FilesystemLocation("/srv/x")),
+        ("/srv/s3:x", FilesystemLocation("/srv/s3:x")),
         ("file:///srv/x", FilesystemLocation("/srv/x")),
         ("nas:///mnt/share/registry", NasLocation("/mnt/share/registry")),
         ("NAS://localhost/mnt/a%20b", NasLocation("/mnt/a b")),
@@ -48,6 +58,10 @@ def test_what_urls_mean(url: str, location: StoreLocation):
         ("nas:///mnt/x?y", "%3F"),
         ("gs://bucket", "is no kind of store; use a path, file:///path, nas:///path, s3://bucket/prefix or oss://"),
         ("", "empty"),
+        ("s3:/bucket/prefix", "write s3://"),
+        ("oss:bucket", "or ./ in front of a path of that name"),
+        ("file:/srv/x", "write file://"),
+        ("nas:x", "write nas://"),
     ],
 )
 def test_what_no_url_may_be(url: str, said: str):
@@ -65,6 +79,26 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated(scheme: str, rest: str):
         parse_store_url(f"{scheme}://{rest}")
     assert "TOPSECRET" not in str(caught.value)
     assert f"[{scheme}]" in str(caught.value)
+
+
+@pytest.mark.parametrize("parse", [parse_store_url, parse_index_url])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://key:TOPSECRET@minio.example.org:9000/bucket",
+        "https://bucket.example.org/x?X-Amz-Signature=TOPSECRET",
+        "nas://me:TOPSECRET@server/share",
+        "file://me:TOPSECRET@server/share",
+        "lmdb://me:TOPSECRET@server/x",
+        "s3:key:TOPSECRET@bucket",
+    ],
+)
+def test_a_secret_in_what_is_no_url_of_ours_is_not_repeated(parse: Callable[[str], object], url: str):
+    """As other programs take their URLs."""
+    with pytest.raises(ConfigInvalid) as caught:
+        parse(url)
+    assert "TOPSECRET" not in str(caught.value)
+    assert url.partition(":")[0] in str(caught.value)
 
 
 def test_where_a_host_keeps_its_own(monkeypatch: pytest.MonkeyPatch):

@@ -14,6 +14,8 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
+from blobstore.errors import StorageFailed
+
 CHUNK_BYTES = 1024 * 1024
 """How much one read or write hop moves."""
 
@@ -188,3 +190,14 @@ async def read_all(backend: Backend, key: str) -> bytes:
     """
     async with backend.read(key) as chunks:
         return b"".join([chunk async for chunk in chunks])
+
+
+async def put_once(backend: Backend, key: str, data: bytes) -> None:
+    """Write a small value under a name that nobody else draws. That it is there already means that the request came there twice:
+    proxies send again what is not answered in time.
+
+    Raises:
+        StorageFailed: what is there are other bytes.
+    """
+    if not await backend.put_new(key, data) and await read_all(backend, key) != data:
+        raise StorageFailed(f"{key} in {backend.location} holds other bytes than were just written to it")

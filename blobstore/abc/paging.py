@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from blobstore.abc.index import ReferenceIndex
-from blobstore.abc.records import Slice, TagEntry
+from blobstore.abc.index import CollectorIndex, ReferenceIndex
+from blobstore.abc.records import ManifestNode, Slice, TagEntry
 from blobstore.names import RepositoryName, TagName
 
 Item = TypeVar("Item")
@@ -41,3 +41,15 @@ async def every_tag(index: ReferenceIndex, repository: RepositoryName, limit: in
         after = page[-1].tag
         for entry in page:
             yield entry
+
+
+async def every_repository(index: CollectorIndex, limit: int) -> AsyncIterator[Sequence[ManifestNode]]:
+    """The manifests of each repository, read `limit` at a time."""
+    nodes: list[ManifestNode] = []
+    async for node in every(lambda after: index.scan_manifests(after, limit)):
+        if nodes and nodes[-1].record.key.repository != node.record.key.repository:
+            yield nodes
+            nodes = []
+        nodes.append(node)
+    if nodes:
+        yield nodes

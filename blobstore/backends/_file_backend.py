@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,23 +20,24 @@ from blobstore.backends._keys import checked_key
 from blobstore.durable import DIRECTORY_MODE, make_directories, storage_failed, sync_directory
 from blobstore.errors import BlobDamaged, ConfigInvalid, StoreUnknown
 from blobstore.layout import BLOBS_PREFIX, CHECKPOINT_PREFIX, JOURNAL_PREFIX, MARKER_KEY, UPLOADS_PREFIX
-from blobstore.pool import Lane, WorkerPool
+from blobstore.pool import Lane, WorkerPool, unstoppable
 
 Result = TypeVar("Result")
+_Entries = Sequence[tuple[str, int]]
 
-THREADS = 8
 _WRITEBACK_BYTES = 8 * 1024 * 1024
 _SHARDS = 256
+_DIRECTORIES_AHEAD = 32
+_NAMES_AHEAD = 1000
 _OWN_NAMES = ("blobs", "uploads", "journal", "checkpoint", "index", "lost+found")
 
 
 class FileBackend(Backend):
     """Files below `root`. Blobs are sharded over 256 directories, which are made once."""
 
-    def __init__(self, root: str, calls: FileCalls, properties: BackendProperties, threads: int) -> None:
+    def __init__(self, root: str, calls: FileCalls, properties: BackendProperties, pool: WorkerPool) -> None:
         self._root = os.path.abspath(root)
-        self._calls, self._properties = calls, properties
-        self._pool = WorkerPool("files", threads)
+        self._calls, self._properties, self._pool = calls, properties, pool
 
     @property
     def properties(self) -> BackendProperties:
@@ -79,8 +81,9 @@ class FileBackend(Backend):
             for prefix in (UPLOADS_PREFIX, JOURNAL_PREFIX, CHECKPOINT_PREFIX, BLOBS_PREFIX):
                 make_directories(os.path.join(self._root, prefix.rstrip("/")))
             blobs = os.path.join(self._root, BLOBS_PREFIX)
-            for shard in range(_SHARDS):
-                os.makedirs(os.path.join(blobs, f"{shard:02x}"), DIRECTORY_MODE, exist_ok=True)
+            for shard in sorted({f"{shard:02x}" for shard in range(_SHARDS)}.difference(os.listdir(blobs))):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(os.path.join(blobs, shard), DIRECTORY_MODE)
             sync_directory(blobs)
 
     def _refuse_foreign(self) -> None:
@@ -148,21 +151,40 @@ class FileBackend(Backend):
             checked_key(directory)
         return self._walk(directory + slash, prefix, after)
 
-    async def _walk(self, directory: str, prefix: str, after: str | None) -> AsyncIterator[ObjectInfo]:
-        """Depth first, a directory's files in hand at a time: sorted by name, directories by name and slash, which is the order
-        of the keys."""
-        with translated(f"list {directory}"):
-            entries = await self._pool.finish(_files.list_directory, self._calls, os.path.join(self._root, directory))
-        for name, size in entries:
+    async def _walk(
+        self, directory: str, prefix: str, after: str | None, entries: _Entries | None = None
+    ) -> AsyncIterator[ObjectInfo]:
+        """Depth first: sorted by name, directories by name and slash, which is the order of the keys. Those in a directory are
+        listed some at a time, as most have few names and each turn of a thread costs more than a small listing."""
+        if entries is None:
+            (entries,) = await self._listed([directory])
+        ahead: dict[str, _Entries] = {}
+        for at, (name, size) in enumerate(entries):
             key = directory + name
             if not name.endswith("/"):
                 if key.startswith(prefix) and (after is None or key > after):
                     yield ObjectInfo(key, size)
-            elif (key.startswith(prefix) or prefix.startswith(key)) and (
-                after is None or key > after or after.startswith(key)
-            ):
-                async for found in self._walk(key, prefix, after):
+            elif _may_hold(key, prefix, after):
+                if key not in ahead:
+                    behind = (directory + other for other, _ in itertools.islice(entries, at, None))
+                    wanted = (each for each in behind if each.endswith("/") and _may_hold(each, prefix, after))
+                    several = [*itertools.islice(wanted, _DIRECTORIES_AHEAD)]
+                    ahead = dict(zip(several, await self._listed(several), strict=False))
+                async for found in self._walk(key, prefix, after, ahead.pop(key)):
                     yield found
+
+    async def _listed(self, directories: Sequence[str]) -> Sequence[_Entries]:
+        """What is in each of the first of these directories; in one at least."""
+        paths = [os.path.join(self._root, directory) for directory in directories]
+        with translated(f"list {directories[0]}"):
+            return await self._pool.finish(_files.list_directories, self._calls, paths, _NAMES_AHEAD)
+
+
+def _may_hold(directory: str, prefix: str, after: str | None) -> bool:
+    """Whether keys that are looked for can lie in a directory."""
+    return (directory.startswith(prefix) or prefix.startswith(directory)) and (
+        after is None or directory > after or after.startswith(directory)
+    )
 
 
 def _is_something_else(path: str) -> bool:
@@ -190,7 +212,8 @@ class _FileUpload(BackendUpload):
     async def write(self, data: bytes) -> None:
         """See `BackendUpload.write`."""
         with translated("write an upload"):
-            await self._lane.put(functools.partial(self._write, self._open_handle(), data, self._offset))
+            piece = functools.partial(self._write, self._open_handle(), data, self._offset)
+            await self._pool.waiting(self._lane.put(piece))
         self._offset += len(data)
 
     def _write(self, handle: int, data: bytes, offset: int) -> None:
@@ -203,7 +226,7 @@ class _FileUpload(BackendUpload):
     async def drain(self) -> None:
         """See `BackendUpload.drain`."""
         with translated("write an upload"):
-            await self._lane.drain()
+            await self._pool.waiting(self._lane.drain())
 
     async def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
         """See `BackendUpload.read`."""
@@ -293,7 +316,10 @@ class _FileReader:
             yield chunk
 
     async def aclose(self) -> None:
-        """Wait for what is being read, then close."""
+        """Wait for what is being read, however often that is cancelled, then close."""
+        await unstoppable(self._close())
+
+    async def _close(self) -> None:
         if self._ahead is not None:
             await asyncio.wait([self._ahead])
             if not self._ahead.cancelled():

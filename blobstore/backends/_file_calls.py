@@ -7,7 +7,7 @@ import fcntl
 import os
 from collections.abc import Callable, Sequence
 
-from blobstore.durable import sync_directory
+from blobstore.durable import check_still_there, sync_directory
 from blobstore.errors import UploadBusy
 
 FILE_MODE = 0o600
@@ -93,8 +93,8 @@ class FileCalls:
             if opened.is_published:
                 # By a session that died before it took this name away: to write here is to write into a blob.
                 os.unlink(path)
-            # Whoever held it before us may have published or dropped it in between: then this name is no more, and this raises.
-            os.stat(path)
+            # Whoever held it before us may have published or dropped it in between: then this would be to write into a blob.
+            check_still_there(handle, path)
         except BlockingIOError as error:
             os.close(handle)
             raise UploadBusy("another session is writing to this upload") from error

@@ -236,3 +236,15 @@ def list_directory(calls: FileCalls, path: str) -> list[tuple[str, int]]:
         return []
     found.sort()
     return found
+
+
+def list_directories(calls: FileCalls, paths: list[str], names_max: int) -> list[list[tuple[str, int]]]:
+    """As `list_directory`, for the first of some directories: as many as it takes to have `names_max` names."""
+    listed: list[list[tuple[str, int]]] = []
+    names = 0
+    for path in paths:
+        listed.append(list_directory(calls, path))
+        names += len(listed[-1])
+        if names >= names_max:
+            break
+    return listed

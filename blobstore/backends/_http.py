@@ -13,7 +13,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager
 from typing import ParamSpec, TypeVar
 from urllib.parse import urlsplit
@@ -22,12 +22,15 @@ from urllib.request import getproxies, proxy_bypass
 import msgspec
 
 from blobstore.abc.backend import CHUNK_BYTES
+from blobstore.backends._read_ahead import ReadAhead
 from blobstore.pool import WorkerPool, unstoppable
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 THREADS = 32
+SEND_BYTES = 256 * 1024
+"""What must be sent within the read time-out."""
 _ANSWER_MAX_BYTES = 1024 * 1024
 _SPARE_CONNECTIONS_MAX = 32
 
@@ -98,25 +101,13 @@ class HttpConnections:
             HttpFailed: no answer came, or (from the chunks) the body broke off.
         """
         exchange = _Exchange(self)
+        body = ReadAhead(self._pool, exchange.read, exchange.break_off)
         try:
             answer = await self._run(exchange, exchange.begin, make)
-            yield answer, self._chunks(exchange)
+            yield answer, _failing(body.chunks())
         finally:
+            await body.stop()
             exchange.end()
-
-    async def _chunks(self, exchange: _Exchange) -> AsyncIterator[bytes]:
-        ahead: asyncio.Task[bytes] | None = None
-        try:
-            while True:
-                chunk = await (ahead if ahead is not None else self._run(exchange, exchange.read))
-                if not chunk:
-                    return
-                ahead = asyncio.ensure_future(self._run(exchange, exchange.read))
-                yield chunk
-        finally:
-            if ahead is not None and not ahead.done():
-                ahead.cancel()
-                await unstoppable(_settled(ahead))
 
     async def _run(
         self, exchange: _Exchange, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
@@ -129,9 +120,9 @@ class HttpConnections:
             exchange.break_off()
             await unstoppable(_settled(running))
             raise
+        except ssl.SSLCertVerificationError:
+            raise
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, ssl.SSLCertVerificationError):
-                raise
             raise HttpFailed(str(error) or type(error).__name__) from error
 
     # In threads
@@ -243,7 +234,9 @@ class _Exchange:
         for name, value in request.headers.items():
             connection.putheader(name, value)
         try:
-            connection.endheaders(request.body)
+            # Closed also where its error is kept, and with that this frame: the memory is used again.
+            with contextlib.closing(_pieces(request.body)) as pieces:
+                connection.endheaders(pieces)
         except (BrokenPipeError, ConnectionResetError):
             # A server that refuses doesn't read the whole body; its answer may be there.
             if self._is_broken_off:
@@ -259,6 +252,22 @@ class _Exchange:
     def _body(self) -> bytes:
         assert self._response is not None
         return self._response.read(_ANSWER_MAX_BYTES) if self._response.chunked else self._response.read()
+
+
+def _pieces(body: bytes | bytearray) -> Generator[memoryview, None, None]:
+    """One for each call that sends: a socket's time-out is for all that a call sends, and a large part may take longer."""
+    with memoryview(body) as view:
+        for at in range(0, len(view), SEND_BYTES):
+            with view[at : at + SEND_BYTES] as piece:
+                yield piece
+
+
+async def _failing(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in chunks:
+            yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise HttpFailed(str(error) or type(error).__name__) from error
 
 
 async def _settled(running: asyncio.Future[Result]) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
+
+from blobstore.backends._part_pieces import Pieces
 
 MIB = 1024 * 1024
 
 PART_BYTES = 8 * MIB
 """The first parts' size."""
-PART_BUDGET_BYTES = 32 * MIB
-"""What the parts of all uploads of one process take in memory."""
+PART_BUDGET_BYTES = 40 * MIB
+"""What the parts of all uploads of one process take in memory: those of one upload that are on their way, and one that fills, so
+that an upload which is alone needs no file for it."""
 PARTS_AT_ONCE = 4
 """How many parts of one upload are on their way at once."""
 PARTS_MAX = 10_000
@@ -54,14 +58,19 @@ class PartPlan:
 
 
 class PartBuffer:
-    """Memory for one part, taken from a budget."""
+    """Memory for one part, taken from a budget: a row of bytes, or the pieces in which they come."""
 
-    def __init__(self, budget: PartBudget, data: bytearray, *, is_filling: bool) -> None:
-        self.data = data
-        self.size_bytes = len(data)
+    def __init__(self, budget: PartBudget, size_bytes: int, data: bytearray | None, *, is_filling: bool) -> None:
+        self.data = data if data is not None else bytearray()
+        self.pieces = Pieces() if data is None else None
+        self.size_bytes = size_bytes
         self._budget = budget
         self._is_filling = is_filling
         self._is_held = True
+
+    def whole(self) -> bytes | bytearray:
+        """The bytes in a row."""
+        return self.data if self.pieces is None else self.pieces.joined()
 
     def begin_sending(self) -> None:
         """It is full: what holds it now ends by itself, whatever the client does."""
@@ -75,6 +84,8 @@ class PartBuffer:
             self._is_held = False
             self._budget.gave_back(self.data, self.size_bytes, is_filling=self._is_filling)
             self.data = bytearray()
+            if self.pieces is not None:
+                self.pieces.cut(0)
 
 
 class PartBudget:
@@ -97,14 +108,14 @@ class PartBudget:
         """How much is taken."""
         return self._filling + self._sending
 
-    def try_fill(self, size_bytes: int) -> PartBuffer | None:
+    def try_fill(self, size_bytes: int, *, in_pieces: bool = False) -> PartBuffer | None:
         """A buffer to fill, if one is free."""
         if self._waiters or self._filling + size_bytes > self._capacity // 2:
             return None
         if self.used_bytes + size_bytes > self._capacity:
             return None
         self._filling += size_bytes
-        return PartBuffer(self, self._memory(size_bytes), is_filling=True)
+        return PartBuffer(self, size_bytes, None if in_pieces else self._memory(size_bytes), is_filling=True)
 
     async def take_to_send(self, size_bytes: int) -> PartBuffer:
         """A buffer for bytes that are there already; waits until one is free. One that is larger than all of the budget is
@@ -118,12 +129,14 @@ class PartBudget:
                 if waiter.done() and not waiter.cancelled():
                     self._sending -= size_bytes
                 else:
-                    self._waiters.remove((size_bytes, waiter))
+                    with contextlib.suppress(ValueError):
+                        # Passed over already, by who gave memory back in the same moment.
+                        self._waiters.remove((size_bytes, waiter))
                 self._wake()
                 raise
         else:
             self._sending += size_bytes
-        return PartBuffer(self, self._memory(size_bytes), is_filling=False)
+        return PartBuffer(self, size_bytes, self._memory(size_bytes), is_filling=False)
 
     def filled(self, size_bytes: int) -> None:
         """A buffer that was being filled is being sent now."""

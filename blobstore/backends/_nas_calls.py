@@ -33,6 +33,9 @@ Result = TypeVar("Result")
 STAGING_DIRECTORY = ".staging"
 _DOUBTFUL = frozenset({errno.ENOENT, errno.EEXIST, errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EREMOTEIO})
 """What may be the answer to a question that was asked twice, or that was lost."""
+_STALE_MAX = 3
+"""How often in a row a handle may be stale: an NFSv4 client that opens a file which was replaced, as the marker is, is told so
+twice before it asks for the new one."""
 
 
 class NasCalls(FileCalls):
@@ -61,10 +64,10 @@ class NasCalls(FileCalls):
             handle = _opened(path, WRITE_FLAGS)
             if handle is None:
                 return False
-            if os.fstat(handle).st_size:
-                os.close(handle)
-                return False
             handles.append(handle)
+            if os.fstat(handle).st_size:
+                os.close(handles.pop())
+                return False
             return True
 
         _judged(make, is_made)
@@ -126,7 +129,7 @@ class NasCalls(FileCalls):
 
     def sync_directory(self, path: str) -> None:
         """See `FileCalls.sync_directory`. On NFS the names are durable before the server answers; other kinds need it."""
-        _repeated(lambda: super(NasCalls, self).sync_directory(path))
+        _looked_for(lambda: super(NasCalls, self).sync_directory(path), os.path.dirname(path))
 
     # Looking and reading
 
@@ -135,8 +138,11 @@ class NasCalls(FileCalls):
         return _NasFile(path, _opened_or_raise(path, READ_FLAGS))
 
     def stat(self, path: str) -> os.stat_result:
-        """See `FileCalls.stat`."""
-        return _looked_for(lambda: os.stat(path, follow_symlinks=False), os.path.dirname(path))
+        """See `FileCalls.stat`. The server is asked: a client may show for a minute what another host has deleted."""
+        found = _found(path)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return found
 
     def entries(self, path: str) -> Sequence[os.DirEntry[str]]:
         """See `FileCalls.entries`; without names that no key can have: the client's own and those of our staging."""
@@ -146,7 +152,7 @@ class NasCalls(FileCalls):
 
     def size_of_entry(self, entry: os.DirEntry[str]) -> int:
         """See `FileCalls.size_of_entry`. A listing may be older than what it lists."""
-        return self.stat(entry.path).st_size
+        return _looked_for(lambda: entry.stat(follow_symlinks=False), os.path.dirname(entry.path)).st_size
 
     # Owning
 
@@ -225,34 +231,32 @@ def _judged(call: Callable[[], None], has_happened: Callable[[], bool]) -> None:
             return
 
 
-def _repeated(call: Callable[[], Result]) -> Result:
-    """Make a call that changes nothing, again if a stale handle stopped it: the client then asks for a new one."""
-    try:
-        return call()
-    except OSError as error:
-        if error.errno != errno.ESTALE:
-            raise
+def _looked_for(call: Callable[[], Result], directory: str) -> Result:
+    """Make a call that changes nothing. What isn't there, and what a stale handle stands for, is looked for again when the client
+    has asked the server for that directory."""
+    is_asked = False
+    for _ in range(_STALE_MAX):
+        try:
+            return call()
+        except OSError as error:
+            if error.errno != errno.ESTALE and (is_asked or not isinstance(error, FileNotFoundError)):
+                raise
+        _ask_anew(directory)
+        is_asked = True
     return call()
 
 
-def _looked_for(call: Callable[[], Result], directory: str) -> Result:
-    """As `_repeated`; what isn't there is looked for again when the client has asked the server for that directory."""
-    try:
-        return _repeated(call)
-    except FileNotFoundError:
-        _ask_anew(directory)
-        return _repeated(call)
-
-
 def _found(path: str) -> os.stat_result | None:
-    """What is under a name on the server: opened, as a client may answer a mere look from what it remembers."""
+    """What is under a name on the server: opened, as a client may answer a mere look from what it remembers. A file without any
+    name is only kept for those who have it open."""
     handle = _opened(path, READ_FLAGS)
     if handle is None:
         return None
     try:
-        return os.fstat(handle)
+        found = os.fstat(handle)
     finally:
         os.close(handle)
+    return found if found.st_nlink else None
 
 
 def _opened(path: str, flags: int) -> int | None:
@@ -295,4 +299,11 @@ def _ask_anew(directory: str) -> None:
 
 
 def _open_directory(path: str) -> None:
-    os.close(_repeated(lambda: _open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)))
+    for is_last in (False, True):
+        try:
+            os.close(_open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as error:
+            if is_last or error.errno != errno.ESTALE:
+                raise
+        else:
+            return

@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager
 import msgspec
 
 from blobstore.abc.backend import ObjectInfo
+from blobstore.backends._part_pieces import Pieces
+from blobstore.errors import KeyUnknown
 
 
 class Abilities(msgspec.Struct, frozen=True):
@@ -124,14 +126,32 @@ class ObjectClient(abc.ABC):
         """Send one part, whose checksum is compared with the server's. What was sent before under its number is replaced. Raises
         `KeyUnknown` if the server knows no such upload. Once it ended, cancelled or not, it uses `data` no more."""
 
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether `put_part_in_pieces` saves copying them together."""
+        return False
+
+    async def put_part_in_pieces(self, key: str, multipart_id: str, number: int, pieces: Pieces) -> Part:
+        """As `put_part`, of the pieces in which the part came."""
+        return await self.put_part(key, multipart_id, number, pieces.joined())
+
     @abc.abstractmethod
     async def list_parts(self, key: str, multipart_id: str) -> Sequence[Part]:
         """The parts the server has, by number; some servers list what was replaced, too. Raises `KeyUnknown` if it knows no such
         upload."""
 
     @abc.abstractmethod
-    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part]) -> None:
-        """Make one object of the parts. Raises `KeyUnknown` if the server knows no such upload (any more)."""
+    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part], *, is_new: bool = False) -> bool:
+        """Make one object of the parts. With `is_new` only where none is, as far as the vendor can say so of a completion: False,
+        and the upload stays, if one is. Raises `KeyUnknown` if the server knows no such upload (any more)."""
+
+    async def is_made_of(self, key: str, parts: Sequence[Part]) -> bool:
+        """Whether the object under a key is that of these parts: by its size, and by its checksum where the vendor tells one. For
+        who asked to complete them and was not answered."""
+        try:
+            return (await self.head(key)).size_bytes == sum(part.size_bytes for part in parts)
+        except KeyUnknown:
+            return False
 
     @abc.abstractmethod
     async def abort(self, key: str, multipart_id: str) -> None:

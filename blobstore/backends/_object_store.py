@@ -60,6 +60,7 @@ class ObjectStoreBackend(Backend):
             self._prefix,
             self._prefix + DATA_PREFIX,
             max(part_bytes, client.limits.part_min_bytes),
+            self._creates_once,
         )
         self._spool = Spool(spool_directory) if spool_directory is not None else None
         self._abilities: Abilities | None = None
@@ -119,14 +120,21 @@ class ObjectStoreBackend(Backend):
         """See `Backend.put_new`. Where the server doesn't create exclusively, it is asked before and read after: two that
         write the same key in the same moment may then both be told True, so such a store must have one writing host."""
         name = self._name(key)
-        if (await self.abilities()).creates_once:
+        if await self._creates_once():
             return await self._client.put(name, data, is_new=True)
         try:
             await self._client.head(name)
         except KeyUnknown:
             await self._client.put(name, data, is_new=True)
-            return await read_all(self, key) == data
+            try:
+                return await read_all(self, key) == data
+            except KeyUnknown:
+                # Deleted since, by somebody who found it.
+                return True
         return False
+
+    async def _creates_once(self) -> bool:
+        return (await self.abilities()).creates_once
 
     async def open_upload(self, upload_id: str, *, key: str | None = None, resume: bool = False) -> BackendUpload:
         """See `Backend.open_upload`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from blobstore.backends._multipart import PartBudget, PartBuffer
@@ -19,6 +21,8 @@ class UploadTools(msgspec.Struct, frozen=True):
     prefix: str
     data_prefix: str
     part_bytes: int
+    creates_once: Callable[[], Awaitable[bool]]
+    """Whether the server refuses to put what is there already."""
 
 
 class Tail:
@@ -32,11 +36,14 @@ class Tail:
     async def append(self, data: memoryview, part_bytes: int) -> None:
         """More bytes, which together with the others are no more than a part."""
         if not self.size_bytes and self._buffer is None:
-            self._buffer = self._tools.budget.try_fill(part_bytes)
-        if self._buffer is not None:
-            self._buffer.data[self.size_bytes : self.size_bytes + len(data)] = data
-        else:
+            in_pieces = self._tools.client.takes_pieces
+            self._buffer = self._tools.budget.try_fill(part_bytes, in_pieces=in_pieces)
+        if self._buffer is None:
             await self._tools.pool.finish(self._spool.write, data, self.size_bytes)
+        elif self._buffer.pieces is not None:
+            self._buffer.pieces.append(data)
+        else:
+            self._buffer.data[self.size_bytes : self.size_bytes + len(data)] = data
         self.size_bytes += len(data)
 
     async def take(self) -> PartBuffer:
@@ -61,6 +68,8 @@ class Tail:
 
     async def read(self, start: int, stop: int) -> bytes:
         """Some of the bytes."""
+        if self._buffer is not None and self._buffer.pieces is not None:
+            return self._buffer.pieces.read(start, stop)
         if self._buffer is not None:
             return bytes(memoryview(self._buffer.data)[start:stop])
         found = bytearray(stop - start)
@@ -71,12 +80,18 @@ class Tail:
         """Forget the bytes behind the first ones."""
         assert kept_bytes <= self.size_bytes, kept_bytes
         self.size_bytes = kept_bytes
-        if not kept_bytes and self._buffer is not None:
+        if self._buffer is None:
+            return
+        if not kept_bytes:
             self._buffer.release()
             self._buffer = None
+        elif self._buffer.pieces is not None:
+            self._buffer.pieces.cut(kept_bytes)
 
     def view(self) -> memoryview | None:
         """The bytes, if they are in memory."""
+        if self._buffer is not None and self._buffer.pieces is not None:
+            return memoryview(self._buffer.pieces.joined())
         if self._buffer is not None or not self.size_bytes:
             return memoryview(self._buffer.data if self._buffer is not None else b"")[: self.size_bytes]
         return None

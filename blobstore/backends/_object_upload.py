@@ -100,7 +100,7 @@ class ObjectUpload(BackendUpload):
             for at in range(start, stop, CHUNK_BYTES):
                 yield await self._tail.read(at - tail_start, min(stop, at + CHUNK_BYTES) - tail_start)
         elif start < stop:
-            await self._join()
+            await self._join_early()
             async with self._client.get(self._target, start, stop) as (_, chunks):
                 async for chunk in chunks:
                     yield chunk
@@ -122,7 +122,7 @@ class ObjectUpload(BackendUpload):
             self._go_back(number)
             await self._take((saved or b"")[:kept])
         else:
-            await self._join()
+            await self._join_early()
             await self._send_again(offset)
 
     async def commit(self, key: str) -> tuple[str, ...]:
@@ -186,36 +186,61 @@ class ObjectUpload(BackendUpload):
         await self._save(is_durable=False)
 
     async def _send(self, number: int, buffer: PartBuffer) -> None:
-        self._parts[number] = await self._client.put_part(self._target, self._multipart_id, number, buffer.data)
+        target, multipart_id = self._target, self._multipart_id
+        if buffer.pieces is not None:
+            part = await self._client.put_part_in_pieces(target, multipart_id, number, buffer.pieces)
+        else:
+            part = await self._client.put_part(target, multipart_id, number, buffer.data)
+        self._parts[number] = part
 
     def _sent(self, number: int, task: asyncio.Task[None], buffer: PartBuffer) -> None:
         del self._sending[number]
         buffer.release()
-        if not task.cancelled() and self._error is None:
-            self._error = task.exception()
+        # Of each, so that none is told as one that nobody retrieved; of several the first counts.
+        error = None if task.cancelled() else task.exception()
+        self._error = self._error or error
 
-    async def _join(self) -> None:
-        """Make one object of all parts, if it isn't one already."""
+    async def _join_early(self) -> None:
+        if not await self._join():
+            raise KeyUnknown("another session of this upload published it; start anew")
+
+    async def _join(self) -> bool:
+        """Make one object of all parts, if it isn't one already. False if another session's lies there, which stays."""
         if self._joined_bytes is not None:
-            return
+            return True
+        # Whoever writes to it holds the spool's lock, and a spool goes once its upload is published: so what is not there now was
+        # published by nobody, and what is there, and not of this spool, was. Not every vendor refuses to complete over it.
+        is_new = self._target not in self._made
+        if is_new and await self._is_there(self._target):
+            return False
         size = self.offset
         if self._tail.size_bytes:
             await self._send_tail()
         await self.drain()
-        if self._target not in self._made:
+        if is_new:
             self._made.append(self._target)
             # Known to whoever goes on after a crash: what is there is ours, and not another session's blob.
             await self._save(is_durable=False)
-        parts = [self._parts[number] for number in range(1, self._number)]
         # Not to be cancelled in the middle: whether the object is there must be known before it is deleted.
-        await unstoppable(self._client.complete(self._target, self._multipart_id, parts))
+        if not await unstoppable(self._complete(is_new=is_new)):
+            return False
         self._joined_bytes, self._multipart_id = size, ""
         self._points = ()
         await self._save(is_durable=False)
+        return True
+
+    async def _complete(self, *, is_new: bool) -> bool:
+        parts = [self._parts[number] for number in range(1, self._number)]
+        done = await self._client.complete(self._target, self._multipart_id, parts, is_new=is_new)
+        if not done:
+            # Another's: not to be deleted by us.
+            self._made.remove(self._target)
+        return done
 
     async def _send_again(self, offset: int) -> None:
         """Begin a new multipart upload of the same name with the first bytes of the object, which it will replace."""
-        self._joined_bytes, self._parts, self._number = None, {}, 1
+        # A point at which all was joined has no tail, and none of the parts before it is there any more.
+        self._joined_bytes, self._points, self._parts, self._number = None, (), {}, 1
         self._tail.cut(0)
         try:
             if offset:
@@ -240,11 +265,8 @@ class ObjectUpload(BackendUpload):
         has_record = name != self._target
         if has_record and not (key.startswith(BLOBS_PREFIX) and self._target.startswith(self._tools.data_prefix)):
             raise InvalidInput(f"this upload was begun for {self._target}, it can't become {key}")
-        # Whoever writes to it holds the spool's lock, and a spool goes once its upload is published: so what is not there now was
-        # published by nobody, and what is there, and not of this spool, was.
-        if self._target not in self._made and await self._is_there(self._target):
+        if not await self._join():
             return ()
-        await self._join()
         if not has_record:
             return (key,)
         record = record_key(key)
@@ -254,20 +276,16 @@ class ObjectUpload(BackendUpload):
         return (self._target.removeprefix(self._tools.prefix), record)
 
     async def _put_whole(self, name: str) -> bool:
+        if not await self._tools.creates_once() and await self._is_there(name):
+            return False
         buffer = await self._tail.take() if self._tail.size_bytes else None
         try:
-            return await unstoppable(self._put_new(name, buffer.data if buffer is not None else b""))
+            # Not among what is deleted should this fail: a session of this upload that sent less than came here puts to the same
+            # name, under no lock, and who made it is then known to the index alone.
+            return await unstoppable(self._client.put(name, buffer.whole() if buffer is not None else b"", is_new=True))
         finally:
             if buffer is not None:
                 buffer.release()
-
-    async def _put_new(self, name: str, data: bytes | bytearray) -> bool:
-        self._made.append(name)
-        is_new = await self._client.put(name, data, is_new=True)
-        if not is_new:
-            # Another's: not to be deleted by us.
-            self._made.remove(name)
-        return is_new
 
     async def _is_there(self, name: str) -> bool:
         try:
@@ -293,7 +311,9 @@ class ObjectUpload(BackendUpload):
             if self._multipart_id:
                 await self._abort_multipart(may_be_late=bool(sending))
             for key in reversed(self._made):
-                await self._client.delete([key])
+                if key not in await self._client.delete([key]):
+                    # Bytes outlive the record that speaks of them. The trash knows both.
+                    break
             await self._tools.pool.run(self._spool.remove)
         finally:
             self.let_go()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from fastcrc import crc64
@@ -27,21 +27,33 @@ class OutgoingStopped(Exception):
 class Outgoing:
     """A body that is sent piece by piece, and that can be stopped between two.
 
-    In pieces, as urllib3 applies the connect timeout to each call that sends, however much it has to send.
+    In pieces, as urllib3 applies the connect timeout to each call that sends, however much it has to send; and as each is summed
+    just before, which brings it into the cache for the kernel to copy.
     """
 
-    def __init__(self, data: bytes | bytearray) -> None:
-        self._view = memoryview(data)
+    def __init__(self, pieces: Iterable[memoryview]) -> None:
+        self._pieces = list(pieces)
         self._is_stopped = False
+        self.crc = crc64.xz(b"")
+        """Of what was sent."""
+
+    @property
+    def content(self) -> Outgoing | bytes:
+        """What requests is to send. An empty iterable it would send in chunks."""
+        return self if len(self) else b""
 
     def __len__(self) -> int:
-        return len(self._view)
+        return sum(map(len, self._pieces))
 
     def __iter__(self) -> Iterator[memoryview]:
-        for at in range(0, len(self._view), SEND_BYTES):
-            if self._is_stopped:
-                raise OutgoingStopped
-            yield self._view[at : at + SEND_BYTES]
+        self.crc = crc64.xz(b"")
+        for piece in self._pieces:
+            for at in range(0, len(piece), SEND_BYTES):
+                if self._is_stopped:
+                    raise OutgoingStopped
+                sent = piece[at : at + SEND_BYTES]
+                self.crc = crc64.xz(sent, self.crc)
+                yield sent
 
     def stop(self) -> None:
         """End the request that sends this; its thread ends soon."""
@@ -60,7 +72,7 @@ class Incoming:
         self._arrived: asyncio.Queue[bytes | BaseException] = asyncio.Queue()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """All of it, checked at its end."""
+        """All of it, checked before its last chunk is told."""
         told = 0
         self._read_ahead()
         while told < self._size:
@@ -71,7 +83,14 @@ class Incoming:
                 self._read_ahead()
             if arrived:
                 told += len(arrived)
+                if told == self._size:
+                    # Before they are handed on: whoever passes them to a client must not have sent it the whole.
+                    self._compare()
                 yield arrived
+        if not self._size:
+            self._compare()
+
+    def _compare(self) -> None:
         if self._expected_crc is not None and self._expected_crc != (self._crc or 0):
             raise StorageFailed(
                 f"{self._doing}: the bytes that came have another CRC64 than the server told; read it again"

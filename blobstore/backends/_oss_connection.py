@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import oss2
@@ -50,6 +50,8 @@ def _settle(session: requests.Session, settings: OssSettings) -> None:
     """Look up once what requests would look up in the environment for each request; and not .netrc, whose passwords would replace
     our signatures."""
     session.trust_env = False
+    # A rule of the bucket's website may send a request for what isn't there to another place, whose answer is not the store's.
+    session.max_redirects = 0
     session.proxies = requests.utils.get_environ_proxies(settings.endpoint_url)
     session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
@@ -73,12 +75,7 @@ def _bucket(settings: OssSettings, endpoint: str, session: Any) -> Any:
 
 def put_once(bucket: Any, key: str, body: Any, headers: dict[str, str]) -> Any:
     """The result; None if there is an object already, and the headers forbid to replace it."""
-    try:
-        return _read_to_its_end(bucket.put_object(key, body, headers=headers))
-    except oss2.exceptions.ServerError as error:
-        if error.code == "FileAlreadyExists":
-            return None
-        raise
+    return _unless_taken(lambda: bucket.put_object(key, body, headers=headers))
 
 
 def put_part(bucket: Any, key: str, multipart_id: str, number: int, body: Any) -> Any:
@@ -86,10 +83,19 @@ def put_part(bucket: Any, key: str, multipart_id: str, number: int, body: Any) -
     return _read_to_its_end(bucket.upload_part(key, multipart_id, number, body))
 
 
-def complete(bucket: Any, key: str, multipart_id: str, parts: Sequence[Part]) -> Any:
-    """Join the parts."""
+def complete(bucket: Any, key: str, multipart_id: str, parts: Sequence[Part], headers: dict[str, str]) -> Any:
+    """Join the parts; None as of `put_once`."""
     infos = [PartInfo(part.number, part.etag) for part in parts]
-    return _read_to_its_end(bucket.complete_multipart_upload(key, multipart_id, infos))
+    return _unless_taken(lambda: bucket.complete_multipart_upload(key, multipart_id, infos, headers=headers))
+
+
+def _unless_taken(ask: Callable[[], Any]) -> Any:
+    try:
+        return _read_to_its_end(ask())
+    except oss2.exceptions.ServerError as error:
+        if error.code == "FileAlreadyExists":
+            return None
+        raise
 
 
 def _read_to_its_end(result: Any) -> Any:

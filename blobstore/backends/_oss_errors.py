@@ -40,7 +40,6 @@ _BY_CODE: dict[str, type[BlobstoreError]] = {
     "StorageQuotaExceeded": StorageFull,
     "UserStorageQuotaExceeded": StorageFull,
     "SlowDown": SlowDown,
-    "Throttling": SlowDown,
     # Of the account, the bucket, or one kind of request; traffic has codes of its own, with the same end.
     "QpsLimitExceeded": SlowDown,
     # A body that was changed or cut on its way is sent again.
@@ -49,6 +48,7 @@ _BY_CODE: dict[str, type[BlobstoreError]] = {
     "RequestTimeout": TransientError,
 }
 _LIMIT_SUFFIX = "LimitExceeded"
+_THROTTLED = "Throttling"
 _SERVER_ERROR = 500
 _TOO_MANY = 429
 
@@ -60,6 +60,7 @@ class Refused(Protocol):
     code: str
     message: str
     request_id: str
+    body: bytes
     headers: Mapping[str, str]
     details: Mapping[str, str]
 
@@ -86,6 +87,9 @@ def refused(doing: str, error: Refused) -> BlobstoreError:
     """Our error for an answer of the server."""
     # An empty one is read as None.
     code, status = error.code or "", error.status
+    if status == 404 and not code and error.body.strip() and b"<Error" not in error.body:
+        # Of a proxy, or of a server that is none of OSS: whether anything is missing there is not known.
+        return TransientError(f"{doing}: 404 with a page that is none of OSS; is something between that answers?")
     said = " ".join(filter(None, (code or f"status {status}", error.message)))
     text = f"{doing}: {said} (request {error.request_id or 'unknown'})"
     if code == "NoSuchBucket":
@@ -98,7 +102,7 @@ def refused(doing: str, error: Refused) -> BlobstoreError:
 
 
 def _by_status(code: str, status: int) -> type[BlobstoreError]:
-    if code.endswith(_LIMIT_SUFFIX) or status == _TOO_MANY:
+    if code.endswith(_LIMIT_SUFFIX) or code.startswith(_THROTTLED) or status == _TOO_MANY:
         return SlowDown
     # A conflict is one with another request under way.
     if status >= _SERVER_ERROR or status == 409:
@@ -129,6 +133,11 @@ def _unreachable(doing: str, error: BaseException) -> BlobstoreError:
     """What went wrong on the way. Only the innermost cause is told: what stands around it repeats the whole request."""
     if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
         return ConfigInvalid(f"{doing}: {error}")
+    if isinstance(error, requests.exceptions.TooManyRedirects):
+        place = error.response.headers.get("Location", "") if error.response is not None else ""
+        return StorageFailed(
+            f"{doing}: the server sends it to {place!r:.200}; correct the endpoint, or take redirections off the bucket's website"
+        )
     cause = _innermost(error)
     text = f"{doing}: no answer: {type(cause).__name__}: {cause}"
     if "CERTIFICATE_VERIFY_FAILED" in str(error):

@@ -16,6 +16,7 @@ from typing import TypeVar
 from blobstore.abc.backend import ObjectInfo
 from blobstore.backends._object_client import Abilities, Limits, ObjectClient, OpenMultipart, Part
 from blobstore.backends._pacing import BackgroundPace, RetryBudget, RetryLimits, Sleep, jittered_s
+from blobstore.backends._part_pieces import Pieces
 from blobstore.clock import Clock, SystemClock
 from blobstore.errors import KeyUnknown, SlowDown, StorageFailed, TransientError
 
@@ -156,22 +157,37 @@ class RetryingClient(ObjectClient):
         """See `ObjectClient.put_part`."""
         return await self._repeat(lambda _: self._client.put_part(key, multipart_id, number, data))
 
+    @property
+    def takes_pieces(self) -> bool:
+        """See `ObjectClient.takes_pieces`."""
+        return self._client.takes_pieces
+
+    async def put_part_in_pieces(self, key: str, multipart_id: str, number: int, pieces: Pieces) -> Part:
+        """See `ObjectClient.put_part_in_pieces`."""
+        return await self._repeat(lambda _: self._client.put_part_in_pieces(key, multipart_id, number, pieces))
+
     async def list_parts(self, key: str, multipart_id: str) -> Sequence[Part]:
         """See `ObjectClient.list_parts`."""
         return await self._repeat(lambda _: self._client.list_parts(key, multipart_id))
 
-    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part]) -> None:
-        """See `ObjectClient.complete`. An upload that an earlier attempt completed is unknown, and its object there."""
-        size_bytes = sum(part.size_bytes for part in parts)
+    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part], *, is_new: bool = False) -> bool:
+        """See `ObjectClient.complete`. An upload that an earlier attempt completed is unknown, or its name taken, and its object
+        there."""
 
-        async def complete(may_have_happened: bool) -> None:  # noqa: FBT001
+        async def complete(may_have_happened: bool) -> bool:  # noqa: FBT001
             try:
-                await self._client.complete(key, multipart_id, parts)
+                done = await self._client.complete(key, multipart_id, parts, is_new=is_new)
             except KeyUnknown:
-                if not may_have_happened or not await self._has_size(key, size_bytes):
-                    raise
+                if may_have_happened and await self._client.is_made_of(key, parts):
+                    return True
+                raise
+            return done or (may_have_happened and await self._client.is_made_of(key, parts))
 
-        await self._repeat(complete)
+        return await self._repeat(complete)
+
+    async def is_made_of(self, key: str, parts: Sequence[Part]) -> bool:
+        """See `ObjectClient.is_made_of`."""
+        return await self._repeat(lambda _: self._client.is_made_of(key, parts))
 
     async def abort(self, key: str, multipart_id: str) -> None:
         """See `ObjectClient.abort`."""

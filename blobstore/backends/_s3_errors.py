@@ -48,8 +48,8 @@ _UNKNOWN = {"NoSuchKey", "NoSuchUpload", "NoSuchVersion"}
 _FULL = {"QuotaExceeded", "InsufficientCapacity", "InsufficientStorage", "StorageFull", "XMinioStorageFull"}
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "RequestExpired"}
 _ADVICE = {
-    "InvalidAccessKeyId": "the server does not know this access key; check access_key",
-    "SignatureDoesNotMatch": "the secret key does not fit the access key; check secret_key (and region)",
+    "InvalidAccessKeyId": "the server does not know this access key; check AWS_ACCESS_KEY_ID or access_key",
+    "SignatureDoesNotMatch": "the secret key does not fit the access key; check AWS_SECRET_ACCESS_KEY or secret_key_file",
     "RequestTimeTooSkewed": "this machine's clock differs too much from the server's; set the clock",
     "AccessDenied": "these credentials have no right to it; see docs/backends/s3.md for the rights that are needed",
     **dict.fromkeys(_EXPIRED, "the credentials have expired; renew them"),
@@ -71,7 +71,8 @@ def translated(doing: str) -> Iterator[None]:
         ) from error
     except (sdk.NoCredentialsError, sdk.PartialCredentialsError, sdk.CredentialRetrievalError) as error:
         raise AccessDenied(
-            f"{doing}: no S3 credentials were found ({error}); set access_key and secret_key, or the AWS_… variables"
+            f"{doing}: no S3 credentials were found ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or access_key "
+            "and secret_key_file in the table [s3] of the configuration"
         ) from error
     except (sdk.ParamValidationError, sdk.InvalidRegionError, sdk.ProfileNotFound, sdk.NoRegionError) as error:
         raise ConfigInvalid(f"{doing}: {error}") from error
@@ -84,6 +85,9 @@ def translated(doing: str) -> Iterator[None]:
 def refused(doing: str, answer: HttpAnswer) -> BlobstoreError:
     """The error for an answer that is no success."""
     code, message, region = (pattern.search(answer.body) for pattern in (_CODE, _MESSAGE, _REGION))
+    if answer.status == 404 and code is None and answer.body.strip():
+        # Of a proxy, or of a server that is none of S3: whether anything is missing there is not known.
+        return TransientError(f"{doing}: 404 with a page that is none of S3; is something between that answers?")
     text = message[1].decode(errors="replace") if message else ""
     if region is not None and answer.status in (301, 400):
         text += f" (the bucket's region is {region[1].decode(errors='replace')})"

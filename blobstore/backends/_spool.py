@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from blobstore.durable import DIRECTORY_MODE, make_directories, storage_errors, sync_directory
+from blobstore.durable import DIRECTORY_MODE, check_still_there, make_directories, storage_errors, sync_directory
 from blobstore.errors import KeyUnknown, UploadBusy
 
 _STATE, _LOCK, _CURRENT, _TAIL = "state", "lock", "current", "tail-"
@@ -161,7 +161,12 @@ class Spool:
             except FileExistsError as error:
                 raise UploadBusy("this upload was begun already") from error
         with _spooling():
-            return UploadSpool(path, _lock(os.path.join(path, _LOCK)))
+            lock = _lock(os.path.join(path, _LOCK))
+            try:
+                return UploadSpool(path, lock)
+            except BaseException:
+                os.close(lock)
+                raise
 
     def uploads(self) -> list[tuple[str, int]]:
         """The ids of all uploads, and how far each had come when it was last closed."""
@@ -195,8 +200,8 @@ def _lock(path: str) -> int:
     handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever held it before us may have ended the upload in between: then this name is no more, and this raises.
-        os.stat(path)
+        # Whoever held it before us may have ended the upload in between.
+        check_still_there(handle, path)
     except BlockingIOError as error:
         os.close(handle)
         raise UploadBusy("another session is writing to this upload") from error

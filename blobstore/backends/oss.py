@@ -12,16 +12,21 @@ import contextlib
 import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from blobstore.abc.backend import ObjectInfo
 from blobstore.backends._crc64 import joined_crc64
 from blobstore.backends._object_client import Abilities, Limits, ObjectClient, OpenMultipart, Part
+from blobstore.backends._oss_answers import crc_told, size_told, sizes_told
 from blobstore.backends._oss_settings import OssSettings
-from blobstore.errors import ConfigInvalid, KeyUnknown, RangeInvalid, StorageFailed, TransientError
+from blobstore.backends._part_pieces import Pieces
+from blobstore.errors import BlobstoreError, ConfigInvalid, KeyUnknown, StorageFailed, TransientError
 from blobstore.pool import WorkerPool, unstoppable
+
+if TYPE_CHECKING:
+    from blobstore.backends._oss_bodies import Outgoing
 
 __all__ = ["OssClient", "OssSettings"]
 
@@ -32,7 +37,7 @@ PART_MAX_BYTES = 5 * 1024**3
 PRESIGNED_MAX_S = 7 * 24 * 3600
 PAGE_KEYS = 1000
 _VERSION_HEADER = "x-oss-version-id"
-_PARTIAL = 206
+_CREATE_ONLY = {"x-oss-forbid-overwrite": "true"}
 
 
 class OssClient(ObjectClient):
@@ -90,9 +95,13 @@ class OssClient(ObjectClient):
 
     async def probe(self, scratch_key: str) -> Abilities:
         """See `ObjectClient.probe`. The server never checks sha256."""
-        await self.put(scratch_key, b"1", is_new=False)
-        creates_once = not await self.put(scratch_key, b"2", is_new=True)
+        # Who has no right to delete is told before there is something to delete.
         await self.delete([scratch_key])
+        try:
+            await self.put(scratch_key, b"1", is_new=False)
+            creates_once = not await self.put(scratch_key, b"2", is_new=True)
+        finally:
+            await self.delete([scratch_key])
         return Abilities(creates_once=creates_once, checks_sha256=False, is_versioned=self._is_versioned)
 
     # Whole objects
@@ -102,19 +111,19 @@ class OssClient(ObjectClient):
         del sha256
         headers = {"Content-Type": "application/octet-stream", **self._kept_headers()}
         if is_new:
-            headers["x-oss-forbid-overwrite"] = "true"
+            headers |= _CREATE_ONLY
         doing = f"write {self._url(key)}"
-        return await self._send(doing, data, lambda body: self._put(doing, key, data, body, headers))
+        return await self._send(doing, [memoryview(data)], lambda body: self._put(doing, key, data, body, headers))
 
-    def _put(self, doing: str, key: str, data: bytes | bytearray, body: Any, headers: dict[str, str]) -> bool:
+    def _put(self, doing: str, key: str, data: bytes | bytearray, body: Outgoing, headers: dict[str, str]) -> bool:
         from blobstore.backends._oss_connection import put_once
 
         headers["Content-MD5"] = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        found = put_once(self._bucket, key, body, headers)
+        found = put_once(self._bucket, key, body.content, headers)
         if found is None:
             return False
         self._note_version(found.headers)
-        if _crc_of(doing, found) != _crc64(data):
+        if crc_told(doing, found) != body.crc:
             raise StorageFailed(f"{doing}: the server stored other bytes than it was sent")
         return True
 
@@ -135,7 +144,7 @@ class OssClient(ObjectClient):
             lambda: self._translated(doing, self._bucket.get_object, key, headers=headers), close_result
         )
         try:
-            size, length = _sizes(doing, result, start, is_range=is_range)
+            size, length = sizes_told(doing, result, start, is_range=is_range)
         except BaseException:
             close_result(result)
             raise
@@ -148,8 +157,9 @@ class OssClient(ObjectClient):
 
     async def head(self, key: str) -> ObjectInfo:
         """See `ObjectClient.head`."""
-        found = await self._ask(f"stat {self._url(key)}", lambda: self._bucket.head_object(key))
-        return ObjectInfo(key, found.content_length)
+        doing = f"stat {self._url(key)}"
+        found = await self._ask(doing, lambda: self._bucket.head_object(key))
+        return ObjectInfo(key, size_told(doing, found))
 
     # Many objects
 
@@ -158,7 +168,8 @@ class OssClient(ObjectClient):
         wanted = list(dict.fromkeys(keys))
         if not wanted:
             return frozenset()
-        doing = f"delete {len(wanted)} objects of {self.location}"
+        what = self._url(wanted[0]) if len(wanted) == 1 else f"{len(wanted)} objects of {self.location}"
+        doing = f"delete {what}"
         gone = frozenset[str]()
         if not self._is_versioned:
             found = await self._change(doing, lambda: self._bucket.batch_delete_objects(wanted))
@@ -219,17 +230,27 @@ class OssClient(ObjectClient):
 
     async def put_part(self, key: str, multipart_id: str, number: int, data: bytes | bytearray) -> Part:
         """See `ObjectClient.put_part`."""
+        return await self._put_part(key, multipart_id, number, [memoryview(data)])
+
+    @property
+    def takes_pieces(self) -> bool:
+        """See `ObjectClient.takes_pieces`."""
+        return True
+
+    async def put_part_in_pieces(self, key: str, multipart_id: str, number: int, pieces: Pieces) -> Part:
+        """See `ObjectClient.put_part_in_pieces`."""
+        return await self._put_part(key, multipart_id, number, pieces)
+
+    async def _put_part(self, key: str, multipart_id: str, number: int, data: Iterable[memoryview]) -> Part:
         from blobstore.backends._oss_connection import put_part
 
         doing = f"send part {number} of {self._url(key)}"
 
-        def send(body: Any) -> Part:
-            # Before, as the bytes are in the cache then for the kernel to copy.
-            checksum = _crc64(data)
-            found = put_part(self._bucket, key, multipart_id, number, body)
-            if _crc_of(doing, found) != checksum:
+        def send(body: Outgoing) -> Part:
+            found = put_part(self._bucket, key, multipart_id, number, body.content)
+            if crc_told(doing, found) != body.crc:
                 raise TransientError(f"{doing}: what came there has another CRC64 than what was sent")
-            return Part(number, len(data), found.etag, checksum)
+            return Part(number, len(body), found.etag, body.crc)
 
         return await self._send(doing, data, send)
 
@@ -240,19 +261,42 @@ class OssClient(ObjectClient):
         doing = f"list the parts of {self._url(key)}"
         return await self._ask(doing, lambda: parts_of(self._bucket, key, multipart_id))
 
-    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part]) -> None:
+    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part], *, is_new: bool = False) -> bool:
         """See `ObjectClient.complete`. The checksum of the whole is compared with that of its parts, if all have one."""
         from blobstore.backends._oss_connection import complete
 
         doing = f"complete {self._url(key)}"
-        found = await self._change(doing, lambda: complete(self._bucket, key, multipart_id, parts))
+        headers = dict(_CREATE_ONLY) if is_new else {}
+        found = await self._change(doing, lambda: complete(self._bucket, key, multipart_id, parts, headers))
+        if found is None:
+            return False
         self._note_version(found.headers)
-        known = [(part.checksum, part.size_bytes) for part in parts if part.checksum is not None]
-        if found.crc is None or len(known) < len(parts):
-            return
-        if await self._pool.run(joined_crc64, known) != found.crc:
+        expected = await self._joined_crc64(parts)
+        if expected is None or expected == found.crc:
+            return True
+        # Whoever asked deletes it, too. That this fails must not be told: repeated for it, the completion would seem done.
+        with contextlib.suppress(BlobstoreError):
             await self.delete([key])
-            raise StorageFailed(f"{doing}: the server joined the parts to other bytes than were sent; push it again")
+        what = (
+            "joined the parts to other bytes than were sent" if found.crc is not None else "tells no CRC64 of the whole"
+        )
+        raise StorageFailed(f"{doing}: the server {what}; push it again")
+
+    async def is_made_of(self, key: str, parts: Sequence[Part]) -> bool:
+        """See `ObjectClient.is_made_of`."""
+        try:
+            found = await self._ask(f"stat {self._url(key)}", lambda: self._bucket.head_object(key))
+        except KeyUnknown:
+            return False
+        if found.content_length != sum(part.size_bytes for part in parts):
+            return False
+        expected = await self._joined_crc64(parts)
+        return expected is None or expected == found.server_crc
+
+    async def _joined_crc64(self, parts: Sequence[Part]) -> int | None:
+        """The checksum of all parts behind each other; None if that of one is not known."""
+        known = [(part.checksum, part.size_bytes) for part in parts if part.checksum is not None]
+        return await self._pool.run(joined_crc64, known) if len(known) == len(parts) else None
 
     async def abort(self, key: str, multipart_id: str) -> None:
         """See `ObjectClient.abort`."""
@@ -285,7 +329,8 @@ class OssClient(ObjectClient):
         valid_s = min(valid_s, PRESIGNED_MAX_S)
         doing = f"sign a URL of {self._url(key)}"
         sign = functools.partial(self._presigning.sign_url, "GET", key, valid_s, slash_safe=True)
-        return str(await self._ask(doing, sign))
+        # With the downloads, whose place it takes.
+        return str(await self._readers.run(self._translated, doing, sign))
 
     # Threads
 
@@ -298,14 +343,12 @@ class OssClient(ObjectClient):
         next."""
         return await unstoppable(self._pool.run(self._translated, doing, work))
 
-    async def _send(self, doing: str, data: bytes | bytearray, work: Callable[[Any], Result]) -> Result:
+    async def _send(self, doing: str, data: Iterable[memoryview], work: Callable[[Outgoing], Result]) -> Result:
         """One request with a body. A cancelled wait stops it, and waits until its thread lets go of the buffer."""
         from blobstore.backends._oss_bodies import Outgoing
 
         body = Outgoing(data)
-        # requests would send an empty iterable in chunks.
-        asked = functools.partial(work, body if data else b"")
-        running = asyncio.ensure_future(self._pool.run(self._translated, doing, asked))
+        running = asyncio.ensure_future(self._pool.run(self._translated, doing, functools.partial(work, body)))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -343,31 +386,3 @@ async def _ended(running: asyncio.Future[Any]) -> None:
     if not running.cancelled():
         # Retrieved, so that it is not reported as lost.
         running.exception()
-
-
-def _crc64(data: bytes | bytearray) -> int:
-    from fastcrc import crc64
-
-    return crc64.xz(data)
-
-
-def _crc_of(doing: str, result: Any) -> int:
-    """The checksum that the server computed of what came there."""
-    if result.crc is None:
-        raise StorageFailed(f"{doing}: the server tells no CRC64 of what it stored; is this endpoint one of OSS?")
-    return int(result.crc)
-
-
-def _sizes(doing: str, result: Any, start: int, *, is_range: bool) -> tuple[int, int]:
-    """The size of the whole object, and how much of it comes."""
-    length = result.content_length
-    if length is None:
-        raise StorageFailed(f"{doing}: the server tells no length")
-    if not is_range:
-        return length, length
-    if result.status == _PARTIAL:
-        return int(result.headers["Content-Range"].rpartition("/")[2]), length
-    # A server that was not asked for standard behaviour sends the whole for a range that it can't satisfy.
-    if start >= length:
-        raise RangeInvalid(f"{doing}: it has {length} bytes, none at {start}")
-    raise StorageFailed(f"{doing}: the server ignores ranges")

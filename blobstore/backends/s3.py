@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -80,6 +80,8 @@ class S3Client(ObjectClient):
 
     async def probe(self, scratch_key: str) -> Abilities:
         """See `ObjectClient.probe`."""
+        # Who has no right to delete is told before there is something to delete.
+        await self.delete([scratch_key])
         await self.put(scratch_key, b"first", is_new=False)
         try:
             creates_once = await self._creates_once(scratch_key)
@@ -92,8 +94,11 @@ class S3Client(ObjectClient):
         """Whether a second conditional put is refused. Some servers answer "not implemented" and do nothing."""
         answer = await self._put(key, b"second", headers={"if-none-match": "*"})
         self._knows_conditions = answer.status != 501
+        doing = f"put {self._named(key)}"
         if answer.status >= 300 and answer.status not in (412, 501):
-            raise refused(f"put {self._named(key)}", answer)
+            raise refused(doing, answer)
+        if answer.status < 300:
+            _told(doing, answer.headers, "etag")
         return answer.status == 412
 
     async def is_versioned(self) -> bool:
@@ -117,8 +122,10 @@ class S3Client(ObjectClient):
         answer = await self._put(key, data, headers=headers, sha256=sha256, sends_checksum=True)
         if answer.status == 412 and is_new:
             return False
+        doing = f"put {self._named(key)}"
         if answer.status >= 300:
-            raise refused(f"put {self._named(key)}", answer)
+            raise refused(doing, answer)
+        _told(doing, answer.headers, "etag")
         return True
 
     @asynccontextmanager
@@ -146,8 +153,9 @@ class S3Client(ObjectClient):
 
     async def head(self, key: str) -> ObjectInfo:
         """See `ObjectClient.head`."""
-        answer = await self._ask("head_object", f"head {self._named(key)}", Key=key)
-        return ObjectInfo(key, int(answer["ContentLength"]))
+        doing = f"head {self._named(key)}"
+        answer = await self._ask("head_object", doing, Key=key)
+        return ObjectInfo(key, int(_told(doing, answer, "ContentLength")))
 
     async def delete(self, keys: Sequence[str]) -> frozenset[str]:
         """See `ObjectClient.delete`. On a versioned bucket the versions are asked for first, a request for each key."""
@@ -186,11 +194,13 @@ class S3Client(ObjectClient):
     async def list(self, prefix: str, after: str | None = None) -> AsyncIterator[ObjectInfo]:
         """See `ObjectClient.list`."""
         more = {"StartAfter": after} if after is not None else {}
+        doing = f"list {self._named(prefix)}"
         while True:
-            answer = await self._ask("list_objects_v2", f"list {self._named(prefix)}", Prefix=prefix, **more)
+            answer = await self._ask("list_objects_v2", doing, Prefix=prefix, **more)
+            is_last = not _told(doing, answer, "IsTruncated")
             for each in answer.get("Contents", ()):
                 yield ObjectInfo(each["Key"], int(each["Size"]))
-            if not answer.get("IsTruncated"):
+            if is_last:
                 return
             more = {"ContinuationToken": answer["NextContinuationToken"]}
 
@@ -203,8 +213,9 @@ class S3Client(ObjectClient):
             "ContentType": "application/octet-stream",
         }
         given = {name: value for name, value in settings.items() if value}
-        answer = await self._ask("create_multipart_upload", f"start {self._named(key)}", Key=key, **given)
-        return str(answer["UploadId"])
+        doing = f"start {self._named(key)}"
+        answer = await self._ask("create_multipart_upload", doing, Key=key, **given)
+        return str(_told(doing, answer, "UploadId"))
 
     async def put_part(self, key: str, multipart_id: str, number: int, data: bytes | bytearray) -> Part:
         """See `ObjectClient.put_part`."""
@@ -212,35 +223,32 @@ class S3Client(ObjectClient):
         doing = f"put part {number} of {self._named(key)}"
         if answer.status >= 300:
             raise refused(doing, answer)
-        if "etag" not in answer.headers:
-            raise StorageFailed(f"{doing}: the server answered without an ETag")
-        return Part(number, len(data), answer.headers["etag"])
+        return Part(number, len(data), str(_told(doing, answer.headers, "etag")))
 
     async def list_parts(self, key: str, multipart_id: str) -> Sequence[Part]:
         """See `ObjectClient.list_parts`."""
         parts: list[Part] = []
         marker = 0
+        doing = f"list parts of {self._named(key)}"
         while True:
-            answer = await self._ask(
-                "list_parts",
-                f"list parts of {self._named(key)}",
-                Key=key,
-                UploadId=multipart_id,
-                PartNumberMarker=marker,
-            )
+            answer = await self._ask("list_parts", doing, Key=key, UploadId=multipart_id, PartNumberMarker=marker)
             told = answer.get("Parts", ())
             parts.extend(Part(each["PartNumber"], int(each["Size"]), each["ETag"]) for each in told)
-            if not answer.get("IsTruncated"):
+            if not _told(doing, answer, "IsTruncated"):
                 return sorted(parts, key=lambda part: part.number)
             marker = int(answer["NextPartNumberMarker"])
 
-    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part]) -> None:
-        """See `ObjectClient.complete`."""
+    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part], *, is_new: bool = False) -> bool:
+        """See `ObjectClient.complete`. It replaces what is there: where a condition conflicts with another write, S3 wants all
+        parts sent again, and not every server knows conditions here."""
+        del is_new
         told = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
         doing = f"complete {self._named(key)}"
-        await self._ask(
+        answer = await self._ask(
             "complete_multipart_upload", doing, Key=key, UploadId=multipart_id, MultipartUpload={"Parts": told}
         )
+        _told(doing, answer, "ETag")
+        return True
 
     async def abort(self, key: str, multipart_id: str) -> None:
         """See `ObjectClient.abort`."""
@@ -256,10 +264,11 @@ class S3Client(ObjectClient):
         doing = f"list open uploads of {self._named(prefix)}"
         while True:
             answer = await self._ask("list_multipart_uploads", doing, Prefix=prefix, **more)
+            is_last = not _told(doing, answer, "IsTruncated")
             for each in answer.get("Uploads", ()):
                 if each["Key"].startswith(prefix):
                     yield OpenMultipart(each["Key"], each["UploadId"])
-            if not answer.get("IsTruncated"):
+            if is_last:
                 return
             more = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
 
@@ -296,6 +305,16 @@ class S3Client(ObjectClient):
 
     def _named(self, key: str) -> str:
         return f"{self.location}/{key}"
+
+
+def _told(doing: str, answer: Mapping[str, Any], what: str) -> Any:
+    """What every server tells with this success. An answer without it is somebody else's, of a proxy or a page that asks to wait:
+    whether anything was done, or is there, is not known."""
+    if what not in answer:
+        raise TransientError(
+            f"{doing}: the answer tells no {what}, so it is none of S3; is something between that answers?"
+        )
+    return answer[what]
 
 
 async def _translating(doing: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -171,7 +171,7 @@ def _sentence(hold: dict[str, Any]) -> str:
     if hold["pin"]:
         return "a pin, until `unpin`"
     end = f"{'lapsed' if hold['lapsed'] else 'until'} {hold['lapses_at']}" if hold["lapses_at"] else "let go"
-    return f"{hold['repository'] or 'no repository'}, {end}"
+    return f"{hold['repository'] or 'no repository in particular'}, {end}"
 
 
 async def unpin(digest: str, /, *, common: Common = _DEFAULTS) -> None:

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -17,8 +17,8 @@ from blobstore.cli._errors import FAILED, UsageInvalid
 from blobstore.cli._output import Output, complain, counted
 from blobstore.cli._progress import reporting
 from blobstore.config import Config, load_config
-from blobstore.errors import StoreUnknown
-from blobstore.events import EventSink, discard
+from blobstore.errors import StoreBusy, StoreFrozen, StoreMismatch, StoreUnknown
+from blobstore.events import Alarm, Event, EventSink
 from blobstore.locations import FilesystemLocation, NasLocation, parse_store_url
 from blobstore.store import Store
 from blobstore.units import format_size
@@ -65,16 +65,29 @@ async def copy(
     if _place(source, from_config) == _place(target, into_config):
         raise UsageInvalid(f"{source!r:.300} and {target!r:.300} are the same store")
     with reporting(common, phase_in_lines="copy") as events:
-        # The source first: for a mistyped one no store is to be made. Its damage is in the report.
-        async with (
-            open_store(source, index=common.index, config=from_config, events=discard) as read,
-            _open_target(target, to_index, into_config, events, is_dry_run=dry_run) as written,
-        ):
+        # The source first: for a mistyped one no store is to be made.
+        async with AsyncExitStack() as stack:
+            with _naming("source", source):
+                reading = open_store(source, index=common.index, config=from_config, events=_without_alarms(events))
+                read = await stack.enter_async_context(reading)
+            with _naming("target", target), _one_index_twice(source, target):
+                writing = _open_target(target, to_index, into_config, events, is_dry_run=dry_run)
+                written = await stack.enter_async_context(writing)
             report = await copy_store(read, written, deletes_extra=delete, is_dry_run=dry_run, progress=events)
     if dry_run:
         report.target = target
     _tell(Output(common), report)
     return 0 if report.is_complete else FAILED
+
+
+def _without_alarms(events: EventSink) -> EventSink:
+    """What is damaged at the source is in the report."""
+
+    def tell(event: Event, /) -> None:
+        if not isinstance(event, Alarm):
+            events(event)
+
+    return tell
 
 
 @asynccontextmanager
@@ -93,6 +106,29 @@ async def _open_target(
         yield store
 
 
+@contextmanager
+def _naming(role: str, url: str) -> Iterator[None]:
+    """Which of the two stores could not be opened; an error of one alone need not say."""
+    try:
+        yield
+    except (StoreMismatch, StoreFrozen) as error:
+        raise type(error)(f"the {role} {url!r:.300}: {error}") from error
+
+
+@contextmanager
+def _one_index_twice(source: str, target: str) -> Iterator[None]:
+    """One bucket by two names of its server: that is found out when its index is opened for the second time."""
+    try:
+        yield
+    except StoreBusy as error:
+        if isinstance(error.__cause__, BlockingIOError):
+            # Somebody else's lock.
+            raise
+        raise UsageInvalid(
+            f"{source!r:.300} and {target!r:.300} are the same store, or were given the same index: {error}"
+        ) from error
+
+
 def _place(url: str, config: Config) -> object:
     """What tells two places apart. A bucket of one name may be on two servers; then their ids tell, once they are open."""
     location = parse_store_url(url)
@@ -107,17 +143,19 @@ def _tell(output: Output, report: CopyReport) -> None:
         complain(f"{failure.digest} was left out: {failure.why}")
     for key in report.left_out:
         complain(f"{key} was left out, as bytes it needs are damaged at the source")
-    extra = "deleted, as only the target had it" if report.is_extra_deleted else "only at the target"
-    _list(output, [f"{each}  moved from {each.target} to {each.source}" for each in report.tags_moved])
+    would_be = "would be " if report.is_dry_run else ""
+    extra = f"{would_be}deleted, as only the target had it" if report.is_extra_deleted else "only at the target"
+    _list(output, [f"{each}  {would_be}moved from {each.target} to {each.source}" for each in report.tags_moved])
     _list(
         output, [f"{each}  left as it is: moved at the target later than at the source" for each in report.tags_newer]
     )
     _list(output, [f"{each}  {extra}" for each in (*report.tags_extra, *report.manifests_extra)])
     if report.gone:
         output.remark(f"{counted(report.gone, 'manifest')} deleted at the source meanwhile")
+    pins = f", {counted(report.pins_copied, 'pin')}" if report.pins_copied else ""
     output.remark(
         f"{'would copy' if report.is_dry_run else 'copied'} {counted(report.blobs_copied, 'blob')}, "
-        f"{counted(report.manifests_copied, 'manifest')}, {counted(report.tags_copied + len(report.tags_moved), 'tag')} "
+        f"{counted(report.manifests_copied, 'manifest')}, {counted(report.tags_copied + len(report.tags_moved), 'tag')}{pins} "
         f"({format_size(report.bytes_copied)}); {counted(report.blobs_present, 'blob')} and "
         f"{counted(report.manifests_present, 'manifest')} there before"
     )

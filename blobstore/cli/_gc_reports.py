@@ -62,7 +62,7 @@ def _details(found: Explanation) -> list[str]:
             else f"{'lapsed' if shown.is_lapsed else 'until'} {iso_utc(shown.lapses_at_ms)}"
         )
         last = f", last of {shown.hold.last_referrer}" if shown.hold.last_referrer else ""
-        lines.append(f"held for {shown.hold.repository or 'no repository'}: {end}{last}")
+        lines.append(f"held for {shown.hold.repository or 'no repository in particular'}: {end}{last}")
     return lines
 
 

@@ -134,7 +134,8 @@ def _remarks(report: RunReport, document: dict[str, Any], held: Held | None, pla
             lines.append(f"the plan is in {plan_file}; `blobstore gc --plan {plan_file}` carries it out")
     else:
         lines.append(f"run {plan.run}: {_done(report)}")
-        if (report.condemned_blobs and policy.quarantine_ms) or report.dropped_manifests:
+        is_kept = policy.quarantine_ms > 0
+        if (report.condemned_blobs and is_kept) or (report.dropped_manifests and (is_kept or policy.grace_s > 0)):
             lines.append(f"`blobstore gc undo {plan.run}` brings back what is in quarantine and what was dropped")
     return lines if len(lines) > 1 else []
 

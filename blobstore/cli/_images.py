@@ -71,7 +71,7 @@ async def import_(source: _Path, target: str, /, *, common: Common = _DEFAULTS) 
         output.remark(f"left out {ignored.digest}: {ignored.media_type} is no manifest")
     output.remark(
         f"{counted(report.blobs_imported, 'blob')} imported ({format_size(report.bytes_read)}), "
-        f"{report.blobs_skipped} there before; {counted(report.manifests_put, 'manifest')}"
+        f"{report.blobs_skipped} in {report.repository} before; {counted(report.manifests_put, 'manifest')}"
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from blobstore.cli._common import Common
@@ -81,3 +83,20 @@ def complain(text: str) -> None:
 def warn(text: str) -> None:
     """A line on standard error that is no error."""
     print(f"blobstore: warning: {one_line(text)}", file=sys.stderr)
+
+
+@contextmanager
+def log_as_warnings(*, is_quiet: bool) -> Iterator[None]:
+    """What the engine writes to its log, told as all other remarks are; with `is_quiet` only what is worse than a warning."""
+    handler = _WarningLines(logging.ERROR if is_quiet else logging.WARNING)
+    logger = logging.getLogger("blobstore")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _WarningLines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from blobstore.cli._common import Common
 from blobstore.cli._output import warn
 from blobstore.clock import Clock, SystemClock
-from blobstore.events import Alarm, Event, Progress
+from blobstore.events import Alarm, Event, Progress, Waiting
 from blobstore.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -22,17 +22,21 @@ _LINE_EVERY_S = 10
 
 
 class Reporter:
-    """An event sink. Alarms wait until the work is done: the error that ends a command often says the same."""
+    """An event sink. Alarms wait until the work is done: the error that ends a command often says the same. What it waits for is
+    told at once."""
 
-    def __init__(self, bars: Bars | None, lines: ProgressLines | None = None) -> None:
+    def __init__(self, bars: Bars | None, lines: ProgressLines | None = None, *, is_quiet: bool = False) -> None:
         self.alarms: list[str] = []
-        self._bars, self._lines = bars, lines
+        self._bars, self._lines, self._is_quiet = bars, lines, is_quiet
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, event: Event, /) -> None:
         """One event."""
         if isinstance(event, Alarm):
             self.alarms.append(event.text)
+        elif isinstance(event, Waiting):
+            if not self._is_quiet:
+                warn(event.text)
         elif isinstance(event, Progress) and self._bars is not None:
             self._show(self._bars, event)
         elif isinstance(event, Progress) and self._lines is not None:
@@ -63,8 +67,14 @@ class ProgressLines:
             return
         self._said_ms = now_ms
         per_s = event.done / ((now_ms - self._begun_ms) / 1000)
-        left = f", {format_duration(int((event.total - event.done) / per_s))} left" if per_s and event.total else ""
+        left = f", {_about((event.total - event.done) / per_s)} left" if per_s and event.total else ""
         print(f"{event.phase}: {_amount(event)}, {format_size(int(per_s))}/s{left}", file=sys.stderr, flush=True)
+
+
+def _about(seconds: float) -> str:
+    """How long something may take: whole minutes, if there are two at least."""
+    whole = int(seconds)
+    return format_duration(whole if whole < 120 else whole - whole % 60)
 
 
 def _amount(event: Progress) -> str:
@@ -79,7 +89,8 @@ def reporting(common: Common, *, shows_alarms: bool = True, phase_in_lines: str 
     the phase that is told line by line where there is no terminal."""
     wants_progress = not (common.quiet or common.json)
     bars = _bars() if sys.stderr.isatty() and wants_progress else None
-    reporter = Reporter(bars, ProgressLines(phase_in_lines) if phase_in_lines and wants_progress else None)
+    lines = ProgressLines(phase_in_lines) if phase_in_lines and wants_progress else None
+    reporter = Reporter(bars, lines, is_quiet=common.quiet)
     said = ""
     try:
         if bars is None:

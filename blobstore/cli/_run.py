@@ -26,6 +26,7 @@ from blobstore.cli._errors import (
     one_line,
     unwrapped,
 )
+from blobstore.cli._output import log_as_warnings
 
 DEBUG_VARIABLE = "BLOBSTORE_DEBUG"
 _WITH_VALUE = frozenset({"--store", "--index", "--config"})
@@ -34,7 +35,8 @@ _FLAGS = frozenset({"--json", "--quiet"})
 
 def run_as_process(argv: Sequence[str]) -> int:
     """`run_command`, and see to it that the end of the process says nothing more."""
-    status = run_command(argv)
+    with log_as_warnings(is_quiet="--quiet" in argv):
+        status = run_command(argv)
     try:
         sys.stdout.flush()
     except OSError as error:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from blobstore.abc.paging import every
+from blobstore.abc.paging import every, every_repository
 from blobstore.abc.records import Blob, BlobState, ManifestNode
 from blobstore.backends.memory import MemoryBackend
 from blobstore.digest import Digest
-from blobstore.errors import (
-    BlobUnknown,
-    ConfigInvalid,
-)
+from blobstore.errors import BlobUnknown, ConfigInvalid
 from blobstore.events import EventSink, Progress, discard
 from blobstore.index.memory import MemoryIndex
 from blobstore.pool import for_each
@@ -23,6 +20,7 @@ from blobstore.replication._repository import RepositoryCopy
 from blobstore.store import Store
 
 repositories_at_once = 4
+pins_at_once = 32
 
 _PAGE = 1000
 
@@ -60,7 +58,10 @@ async def copy_store(
         async with nothing:
             return await copy_store(source, nothing, is_dry_run=True, progress=progress)
     if source.store_id == target.store_id:
-        raise ConfigInvalid(f"{source.backend.location} and {target.backend.location} are the same store")
+        raise ConfigInvalid(
+            f"{source.backend.location} and {target.backend.location} are the same store, as both have the id "
+            f"{source.store_id}; files that were copied by hand are no second store"
+        )
     return await _Copy(source, target, is_dry_run=is_dry_run, progress=progress).run(deletes_extra=deletes_extra)
 
 
@@ -78,8 +79,8 @@ class _Copy:
         # A manifest whose blobs are all there need not be looked into; with damage at the target, it may heal it.
         self._trusts_present = (await self._target.totals()).suspect_blobs == 0
         await self._compare()
-        await for_each(self._copy_repository, self._repositories(), repositories_at_once)
-        await self._copy_pins()
+        await for_each(self._copy_repository, every_repository(self._source.index, _PAGE), repositories_at_once)
+        await for_each(self._copy_pin, _pins(self._source), pins_at_once)
         await self._copy_aliases()
         await find_extras(self._source, self._target, self._report)
         if deletes_extra and not self._is_dry_run:
@@ -115,17 +116,7 @@ class _Copy:
             self._blobs.total_bytes += blob.size_bytes
         return is_there
 
-    async def _repositories(self) -> AsyncIterator[list[ManifestNode]]:
-        nodes: list[ManifestNode] = []
-        async for node in every(lambda after: self._source.index.scan_manifests(after, _PAGE)):
-            if nodes and nodes[-1].record.key.repository != node.record.key.repository:
-                yield nodes
-                nodes = []
-            nodes.append(node)
-        if nodes:
-            yield nodes
-
-    async def _copy_repository(self, nodes: list[ManifestNode]) -> None:
+    async def _copy_repository(self, nodes: Sequence[ManifestNode]) -> None:
         name = nodes[0].record.key.repository
         copying = RepositoryCopy(
             self._source,
@@ -138,23 +129,32 @@ class _Copy:
         )
         await copying.run(nodes)
 
-    async def _copy_pins(self) -> None:
-        async for digest in _pins(self._source):
-            there = await self._target.index.find_blob(digest)
-            if there is not None and any(
-                hold.repository is None for hold in await self._target.index.list_holds(digest)
-            ):
-                continue
+    async def _copy_pin(self, digest: Digest) -> None:
+        if await self._is_pinned(digest):
+            return
+        if self._is_dry_run:
             self._report.pins_copied += 1
-            if self._is_dry_run:
-                continue
-            with contextlib.suppress(BlobUnknown):
-                # Unpinned and collected meanwhile, or not there yet at the target.
-                if there is not None and there.state is not BlobState.SUSPECT:
-                    change = await self._target.index.pin_blob(digest, self._target.parts.clock.now_ms())
-                    await self._target.parts.journal.settle(change.sequence)
-                    continue
-                self._report.pins_copied -= not await self._blobs.bring_pinned(digest)
+            return
+        with contextlib.suppress(BlobUnknown):
+            # Unpinned and collected meanwhile.
+            if await self._pin(digest) or await self._blobs.bring_pinned(digest):
+                self._report.pins_copied += 1
+
+    async def _is_pinned(self, digest: Digest) -> bool:
+        index = self._target.index
+        there = await index.find_blob(digest)
+        if there is None or there.state is BlobState.SUSPECT:
+            return False
+        return any(hold.repository is None for hold in await index.list_holds(digest))
+
+    async def _pin(self, digest: Digest) -> bool:
+        """Pin what the target has already; False if it has not."""
+        try:
+            change = await self._target.index.pin_blob(digest, self._target.parts.clock.now_ms())
+        except BlobUnknown:
+            return False
+        await self._target.parts.journal.settle(change.sequence)
+        return True
 
     async def _copy_aliases(self) -> None:
         """What manifests name is there by now; these are the digests by which clients alone know a blob."""

@@ -1,4 +1,4 @@
-"""In which order manifests are put: pure."""
+"""Which manifests belong together, and in which order they are put: pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,31 @@ from blobstore.abc.records import ManifestNode
 from blobstore.digest import Digest
 
 
+def families(nodes: Sequence[ManifestNode]) -> list[list[ManifestNode]]:
+    """The manifests of one repository, those together that are children or subjects of each other, directly or not: an image with
+    its signatures, image indexes with the images they share."""
+    leaders: dict[Digest, Digest] = {node.record.key.digest: node.record.key.digest for node in nodes}
+    for node in nodes:
+        own, subject = node.record.key.digest, node.record.subject
+        for relative in (*node.children, *([subject] if subject is not None else [])):
+            if relative in leaders:
+                leaders[_leader(leaders, relative)] = _leader(leaders, own)
+    found: dict[Digest, list[ManifestNode]] = {}
+    for node in nodes:
+        found.setdefault(_leader(leaders, node.record.key.digest), []).append(node)
+    return list(found.values())
+
+
+def _leader(leaders: dict[Digest, Digest], digest: Digest) -> Digest:
+    while leaders[digest] != digest:
+        # Each step halves the way of the next one.
+        leaders[digest] = leaders[leaders[digest]]
+        digest = leaders[digest]
+    return digest
+
+
 def batches(nodes: Sequence[ManifestNode]) -> list[list[ManifestNode]]:
-    """The manifests of one repository in groups: every child before its image index, and every subject before its referrers where
+    """The manifests of a family in groups: every child before its image index, and every subject before its referrers where
     that can be: an image index may be the subject of its own child, and the child goes first."""
     left = {node.record.key.digest: node for node in nodes}
     order: list[list[ManifestNode]] = []

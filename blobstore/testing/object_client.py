@@ -191,11 +191,13 @@ class FakeObjectClient(ObjectClient):
 
         return await self._ask("list_parts", effect)
 
-    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part]) -> None:
+    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part], *, is_new: bool = False) -> bool:
         """See `ObjectClient.complete`."""
 
-        def effect() -> None:
+        def effect() -> bool:
             found = self._parts(key, multipart_id)
+            if is_new and key in self.objects:
+                return False
             for at, part in enumerate(parts):
                 data = found.get(part.number)
                 if data is None or _etag(data) != part.etag or (at and parts[at - 1].number >= part.number):
@@ -204,8 +206,9 @@ class FakeObjectClient(ObjectClient):
                     raise StorageFailed(f"complete {key}: part {part.number} is too small")
             self.objects[key] = b"".join(found[part.number] for part in parts)
             del self.multiparts[key, multipart_id]
+            return True
 
-        await self._ask("complete", effect)
+        return await self._ask("complete", effect)
 
     async def abort(self, key: str, multipart_id: str) -> None:
         """See `ObjectClient.abort`."""

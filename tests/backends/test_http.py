@@ -88,6 +88,41 @@ async def test_a_connection_serves_many_requests() -> None:
         assert echo.connections == 2
 
 
+async def test_a_slow_line_is_no_silent_server() -> None:
+    """The time-out is for a while without progress; a part may take as long as it takes."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(16):
+            await reader.readexactly(MIB)
+            await asyncio.sleep(0.1)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with (
+        serving(serve) as port,
+        connected(HttpEndpoint(f"http://127.0.0.1:{port}", read_timeout_s=0.6)) as connections,
+    ):
+        assert (await connections.ask(lambda: put(16 * MIB))).status == 200
+
+
+async def test_a_body_that_failed_holds_no_memory() -> None:
+    """Also while its error is kept, to be told later."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(3600)
+
+    async with (
+        serving(serve) as port,
+        connected(HttpEndpoint(f"http://127.0.0.1:{port}", read_timeout_s=0.2)) as connections,
+    ):
+        body = bytearray(64 * MIB)
+        with pytest.raises(HttpFailed) as failed:
+            await connections.ask(lambda: HttpRequest("PUT", "/", {"content-length": str(len(body))}, body))
+        body.clear()
+        assert "timed out" in str(failed.value)
+
+
 async def test_a_cancelled_body_stops_on_its_way() -> None:
     """Not at its end: the thread lets go of the memory before the wait is over."""
     taken = asyncio.Event()

@@ -99,6 +99,19 @@ async def test_who_gives_up_waiting_takes_nothing(is_served: bool) -> None:
     assert budget.used_bytes == 0
 
 
+async def test_who_gives_up_as_memory_comes_back_is_told_that_alone() -> None:
+    """Cancelled, and passed over by who gave memory back, before its own turn of the loop."""
+    budget = PartBudget(MIB)
+    held = await budget.take_to_send(MIB)
+    waiting = asyncio.ensure_future(budget.take_to_send(MIB))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    held.release()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert budget.used_bytes == 0
+
+
 def test_memory_is_used_again_and_given_back() -> None:
     """A buffer's memory serves the next of its size; with the last one all of it goes."""
     budget = PartBudget(8 * MIB)

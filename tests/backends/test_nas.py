@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 import blobstore
 from blobstore.abc.backend import read_all
+from blobstore.app import make_collector
+from blobstore.backends import _mounts, nas
 from blobstore.backends._local_locks import LocalLocks
-from blobstore.backends._mounts import mount_of, parse_mounts
-from blobstore.backends.nas import NasBackend, notice_of, refuse_soft
-from blobstore.errors import ConfigInvalid, ForeignStore, IndexMissing, StorageFailed, StoreUnknown, UploadBusy
+from blobstore.backends._mounts import Mount, mount_of, parse_mounts
+from blobstore.backends.nas import NasBackend, PatientPool, notice_of, refuse_soft, refuse_unmounted
+from blobstore.digest import Digest
+from blobstore.errors import (
+    ConfigInvalid,
+    ForeignStore,
+    IndexMissing,
+    KeyUnknown,
+    StorageFailed,
+    StoreFrozen,
+    StoreUnknown,
+    UploadBusy,
+)
+from blobstore.events import Alarm, Event
 from blobstore.index.lmdb import LmdbIndex
 from blobstore.store import Store
 from blobstore.testing._backend_stage import found_keys, key_of
+from blobstore.testing.fakes import image
 
 MOUNTS = """\
 22 27 0:21 / /proc rw,relatime - proc proc rw
@@ -29,6 +48,7 @@ MOUNTS = """\
 34 27 0:29 / /mnt/softerr rw,relatime - nfs4 nas:/images rw,vers=4.2,softerr
 35 27 0:30 /images /mnt/sshfs rw,nosuid - fuse.sshfs me@host: rw,user_id=0
 36 27 0:31 / /mnt/cifs rw - cifs //nas/images rw,vers=3.1.1,soft
+37 27 0:32 / /mnt/nocto rw,relatime - nfs4 nas:/images rw,vers=4.2,hard,nocto
 """
 
 
@@ -36,7 +56,7 @@ def test_mounts_are_read_as_the_kernel_tells_them() -> None:
     """With optional fields or without, names with blanks, and the options of both kinds."""
     mounts = parse_mounts(MOUNTS)
     assert {number: mount.kind for number, mount in mounts.items()} == {
-        22: "proc", 27: "ext4", 32: "nfs", 33: "nfs4", 34: "nfs4", 35: "fuse.sshfs", 36: "cifs",
+        22: "proc", 27: "ext4", 32: "nfs", 33: "nfs4", 34: "nfs4", 35: "fuse.sshfs", 36: "cifs", 37: "nfs4",
     }  # fmt: skip
     assert mounts[33].place == "/mnt/two words"
     assert mounts[32].source == "10.0.0.1:/srv/export"
@@ -49,6 +69,14 @@ def test_the_mount_of_a_directory_is_found(tmp_path: Path) -> None:
     assert mount_of("/proc/self").kind == "proc"
 
 
+def test_a_mount_that_is_not_told_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a sandbox: nothing is refused for it, and the operator is told."""
+    monkeypatch.setattr(_mounts, "parse_mounts", lambda _: {})
+    mount = mount_of(str(tmp_path))
+    refuse_soft(mount, str(tmp_path))
+    assert "is on unknown" in (notice_of(mount, str(tmp_path)) or "")
+
+
 @pytest.mark.parametrize(("number", "option"), [(33, "soft"), (34, "softerr")])
 def test_soft_mounts_are_refused(number: int, option: str) -> None:
     """With the mount's place, the option, and what to write instead."""
@@ -57,11 +85,35 @@ def test_soft_mounts_are_refused(number: int, option: str) -> None:
         refuse_soft(mount, f"{mount.place}/store")
 
 
+@pytest.mark.parametrize("number", [33, 34])
+async def test_a_store_on_a_soft_mount_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nor made there. Over real mounts: tests/nas."""
+    soft = parse_mounts(MOUNTS)[number]
+    monkeypatch.setattr(nas, "mount_of", lambda path: soft if path.startswith(f"{tmp_path}/store") else mount_of(path))
+    backend = NasBackend(str(tmp_path / "store"), str(tmp_path / "state"))
+    with pytest.raises(ConfigInvalid, match="writes are lost"):
+        await backend.open()
+    await backend.aclose()
+    with pytest.raises(ConfigInvalid, match="writes are lost"):
+        async with blobstore.open(f"nas://{tmp_path}/store", index=str(tmp_path / "index"), create=True):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize(
-    ("number", "said"), [(32, None), (27, "is the right one mounted"), (35, "tested over NFS"), (36, "tested over NFS")]
+    ("number", "said"),
+    [
+        (32, None),
+        (27, "is the right one mounted"),
+        (35, "tested over NFS"),
+        (36, "tested over NFS"),
+        (37, "`nocto`: what one host writes another may not see"),
+    ],
 )
-def test_what_is_not_nfs_is_used_with_a_word(number: int, said: str | None) -> None:
-    """None on NFS. A `soft` of another kind of file system is not NFS's."""
+def test_what_is_not_as_it_should_be_is_used_with_a_word(number: int, said: str | None) -> None:
+    """None on NFS as it is wanted. A `soft` of another kind of file system is not NFS's."""
     mount = parse_mounts(MOUNTS)[number]
     refuse_soft(mount, "/mnt/store")
     notice = notice_of(mount, "/mnt/store")
@@ -85,6 +137,123 @@ async def test_a_root_that_is_a_file_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreUnknown):
         await backend.open()
     await backend.aclose()
+
+
+async def test_a_server_that_is_silent_is_told() -> None:
+    """Once for each time, while the call waits for it; nothing is given up."""
+    said: asyncio.Queue[str] = asyncio.Queue()
+    pool = PatientPool(4, 0.01, lambda: said.put_nowait("silent"))
+    for _ in range(2):
+        answer = threading.Event()
+        calls = [asyncio.ensure_future(pool.run(answer.wait)) for _ in range(3)]
+        assert await said.get() == "silent"
+        answer.set()
+        assert await asyncio.gather(*calls) == [True] * 3
+        assert said.empty()
+    await pool.aclose()
+
+
+@pytest.mark.parametrize("step", ["write", "drain"])
+async def test_a_server_that_takes_no_bytes_is_told(
+    backends: tuple[NasBackend, NasBackend], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """While an upload waits for room to write on, and at its end."""
+    backend, _ = backends
+    said: asyncio.Queue[str] = asyncio.Queue()
+    pool = PatientPool(4, 0.01, lambda: said.put_nowait("silent"))
+    monkeypatch.setattr(backend, "_pool", pool)
+    upload = await backend.open_upload("0" * 32)
+    answer, write = threading.Event(), os.pwrite
+
+    def late(*args: Any) -> int:
+        answer.wait()
+        return write(*args)
+
+    while not said.empty():
+        said.get_nowait()
+    monkeypatch.setattr(os, "pwrite", late)
+    await upload.write(b"first")
+    await upload.write(b"second")
+    waiting = asyncio.ensure_future(upload.drain() if step == "drain" else upload.write(b"third"))
+    assert await said.get() == "silent"
+    answer.set()
+    await waiting
+    assert await upload.commit(key_of(0)) == (key_of(0),)
+    await pool.aclose()
+
+
+async def test_a_walk_takes_few_turns_of_a_thread(tmp_path: Path) -> None:
+    """Each costs more than a small directory; one with many names is listed alone."""
+    backend = NasBackend(str(tmp_path / "store"), str(tmp_path / "state"))
+    await backend.open()
+    await backend.prepare()
+    turns: list[int] = []
+    run = backend._pool.run
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        result = await run(*args, **kwargs)
+        turns.append(len(result))
+        return result
+
+    backend._pool.run = counted  # type: ignore[method-assign]
+    assert await found_keys(backend, "") == []
+    assert len(turns) <= 20
+    assert sum(turns) >= 256
+    turns.clear()
+    for shard in ("00", "01", "02"):
+        for number in range(1000):
+            Path(backend.path_of(f"blobs/sha256/{shard}/{number:04}")).touch()
+    found = await found_keys(backend, "blobs/sha256/0")
+    assert (len(found), found) == (3000, sorted(found))
+    assert turns.count(1) >= 3
+    await backend.aclose()
+
+
+FSTAB = """\
+# /etc/fstab
+UUID=1234 / ext4 errors=remount-ro 0 1
+nas:/images  /mnt/images/  nfs  vers=4.2,hard 0 0
+nas:/inner   /mnt/images/in\\040ner nfs4
+#nas:/gone /mnt/gone nfs hard 0 0
+/dev/sdb1 /mnt/disk xfs defaults
+me@host: /mnt/sshfs fuse.sshfs defaults
+"""
+ROOT = Mount("/", "ext4", "/dev/vda1", ())
+
+
+@pytest.mark.parametrize(
+    ("root", "mounted_at", "missing"),
+    [
+        ("/mnt/images/store", "/", "nas:/images"),
+        ("/mnt/images", "/", "nas:/images"),
+        ("/mnt/images/store", "/mnt", "nas:/images"),
+        ("/mnt/images/in ner/store", "/mnt/images", "nas:/inner"),
+        ("/mnt/sshfs/store", "/", "me@host:"),
+        ("/mnt/images/store", "/mnt/images", None),
+        ("/mnt/images/store", "/mnt/images/store", None),
+        ("/mnt/images/in ner/store", "/mnt/images/in ner", None),
+        ("/mnt/images2/store", "/", None),
+        ("/mnt/gone/store", "/", None),
+        ("/mnt/disk/store", "/", None),
+    ],
+)
+def test_a_share_that_should_be_mounted_must_be(root: str, mounted_at: str, missing: str | None) -> None:
+    """Or what is written would be on the disk below its place, and hidden once it is mounted."""
+    mount = msgspec.structs.replace(ROOT, place=mounted_at)
+    if missing is None:
+        refuse_unmounted(mount, root, FSTAB)
+    else:
+        with pytest.raises(ConfigInvalid, match=f"{missing}, which /etc/fstab mounts at .* is not mounted"):
+            refuse_unmounted(mount, root, FSTAB)
+
+
+async def test_nothing_is_made_where_a_share_is_not_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by a command that makes stores."""
+    monkeypatch.setattr(nas, "read_fstab", lambda: f"nas:/images {tmp_path} nfs hard 0 0")
+    with pytest.raises(ConfigInvalid, match=f"run `mount {tmp_path}`"):
+        async with blobstore.open(f"nas://{tmp_path}/store", index=str(tmp_path / "index"), create=True):
+            pass
+    assert os.listdir(tmp_path) == []
 
 
 # Locks
@@ -171,6 +340,37 @@ async def test_an_upload_is_one_processs(backends: tuple[NasBackend, NasBackend]
     assert await read_all(first, key_of(0)) == b"some"
 
 
+async def test_what_a_dead_session_published_is_not_taken_up(backends: tuple[NasBackend, NasBackend]) -> None:
+    """It died between the blob's name and the end of the upload's: to write to that is to write into the blob."""
+    first, second = backends
+    upload = await first.open_upload("0" * 32)
+    await upload.write(b"bytes")
+    await upload.aclose()
+    os.link(first.path_of("uploads/" + "0" * 32), first.path_of(key_of(0)))
+    for _ in range(2):
+        with pytest.raises(KeyUnknown):
+            await second.open_upload("0" * 32, resume=True)
+    assert await found_keys(first, "") == [key_of(0)]
+    assert await read_all(first, key_of(0)) == b"bytes"
+
+
+async def test_locks_are_shared_however_the_index_is_spelled(tmp_path: Path) -> None:
+    """Who shares an index shares the locks beside it, or two would write to one upload."""
+    (tmp_path / "spelled").symlink_to(tmp_path / "index")
+    url = f"nas://{tmp_path}/store"
+    async with blobstore.open(url, index=str(tmp_path / "index"), create=True) as store:
+        upload = await store.backend.open_upload("0" * 32)
+        backend = store.backend
+    for place in ("index", "spelled"):
+        async with blobstore.open(url, index=str(tmp_path / place)) as other:
+            assert isinstance(other.backend, NasBackend)
+            assert isinstance(backend, NasBackend)
+            assert other.backend._state_directory == backend._state_directory
+            with pytest.raises(UploadBusy):
+                await other.backend.open_upload("0" * 32, resume=True)
+    del upload
+
+
 async def test_what_a_dead_process_staged_goes(backends: tuple[NasBackend, NasBackend]) -> None:
     """With the first value that the next one writes; what a living one has there stays. No listing shows any."""
     first, second = backends
@@ -194,6 +394,36 @@ async def test_a_store_made_by_path_is_opened_as_a_share(tmp_path: Path) -> None
                 await upload.write(scheme.encode())
                 await upload.commit()
             assert (await store.totals()).unreferenced_blobs >= 1
+
+
+async def test_a_second_host_with_a_copy_of_the_index_is_told(tmp_path: Path) -> None:
+    """As one that was cloned: each is told that the other writes, and neither collects any more. What both pushed is there."""
+    pushed: dict[Digest, str] = {}
+
+    async def push(index: str) -> list[str]:
+        told: list[Event] = []
+        url, place = f"nas://{tmp_path}/store", str(tmp_path / index)
+        async with blobstore.open(url, index=place, create=index == "one", events=told.append) as store:
+            config = f"{index} {len(pushed)}".encode()
+            async with store.repository("app").open_upload() as upload:
+                await upload.write(config)
+                pushed[(await upload.commit()).digest] = index
+            await store.repository("app").put_manifest(image(config, []).body, tag=index)
+            for digest in [each for each, by in pushed.items() if by == index]:
+                async with store.open_blob(digest) as blob:
+                    assert (await blob.read()).startswith(index.encode())
+            alarms = [event.text for event in told if isinstance(event, Alarm) and "no share" not in event.text]
+            if alarms:
+                with pytest.raises(StoreFrozen):
+                    await make_collector(store).run()
+            return alarms
+
+    assert await push("one") == []
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    assert await push("two") == []
+    for index in ("one", "two"):
+        (text,) = await push(index)
+        assert text.endswith("Or another host writes with a copy of this index: one host alone may")
 
 
 @pytest.mark.parametrize("has_other", [False, True])

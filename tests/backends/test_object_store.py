@@ -1,13 +1,16 @@
 """What an object store's uploads do when requests fail, sessions die and clients stall; on a bucket in memory."""
 
 import asyncio
+import gc
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from blobstore.abc.backend import BackendUpload, read_all
 from blobstore.backends._multipart import PartBudget
+from blobstore.backends._object_client import Part
 from blobstore.backends._object_store import ObjectStoreBackend
 from blobstore.backends._retrying import RetryingClient
 from blobstore.errors import ConfigInvalid, InvalidInput, KeyUnknown, StorageFailed, TransientError
@@ -75,12 +78,70 @@ async def test_a_known_blob_goes_straight_to_its_name(scene: Scene) -> None:
 async def test_less_than_a_part_is_one_request(scene: Scene, size: int) -> None:
     """At the commit, to its name."""
     backend = scene.backend()
+    await backend.prepare()
+    scene.client.calls.clear()
     upload = await backend.open_upload(UPLOAD)
     await upload.write(DATA[:size])
     assert not sum(scene.client.calls.values())
     assert await upload.commit(KEY) == (KEY,)
     assert dict(scene.client.calls) == {"put": 1}
     assert await read_all(backend, KEY) == DATA[:size]
+
+
+async def test_a_short_blob_that_another_session_put_outlives_a_put_that_fails(scene: Scene) -> None:
+    """One that sent less than comes here puts without the spool, so under no lock: what lies there may be a blob by now."""
+    backend = scene.backend()
+    upload = await backend.open_upload(UPLOAD)
+    await upload.write(DATA[:PART])
+    assert await backend.put_new(KEY, DATA[:PART])
+    scene.client.faults["put"].append(LOST)
+    with pytest.raises(TransientError):
+        await upload.commit(KEY)
+    assert await read_all(backend, KEY) == DATA[:PART]
+    assert await found_keys(backend, "") == [KEY]
+
+
+class _ReplacingClient(FakeObjectClient):
+    """As S3, whose completions know no condition."""
+
+    async def complete(self, key: str, multipart_id: str, parts: Sequence[Part], *, is_new: bool = False) -> bool:
+        del is_new
+        return await super().complete(key, multipart_id, parts)
+
+
+async def test_what_another_session_published_outlives_one_that_reads_its_own(scene: Scene) -> None:
+    """To be read parts are joined early, under the same name: what lies there may be a blob by now."""
+    scene.client = _ReplacingClient(part_min_bytes=PART)
+    backend = scene.backend()
+    first = await backend.open_upload(UPLOAD)
+    await first.write(DATA)
+    assert await first.commit(KEY) == NAMES
+    second = await backend.open_upload(UPLOAD)
+    await second.write(os.urandom(3 * PART))
+    with pytest.raises(KeyUnknown, match="another session"):
+        await anext(second.read(0, PART))
+    await second.abort()
+    assert await read_all(backend, NAMES[0]) == DATA
+    assert not scene.client.multiparts
+
+
+@pytest.mark.parametrize("read_at", [2 * PART + 5, 3 * PART])
+async def test_a_point_at_which_all_was_joined_has_no_tail(scene: Scene, read_at: int) -> None:
+    """Once more bytes follow, to go back to it is to send again: what is short of it must not be taken for all of it."""
+    backend = scene.backend()
+    upload = await backend.open_upload(UPLOAD)
+    await upload.write(DATA[:read_at])
+    assert b"".join([chunk async for chunk in upload.read(0, read_at)]) == DATA[:read_at]
+    await upload.aclose()
+    upload = await backend.open_upload(UPLOAD, resume=True)
+    await upload.write(DATA[read_at : read_at + 2 * PART])
+    await upload.aclose()
+    upload = await backend.open_upload(UPLOAD, resume=True)
+    await upload.truncate(read_at)
+    assert upload.offset == read_at
+    await upload.write(DATA[read_at:])
+    await upload.commit(KEY)
+    assert await published(backend, 1) == DATA
 
 
 @pytest.mark.parametrize("closed_at", [0, 1, PART - 1, PART, PART + 1, 3 * PART, 3 * PART + 5])
@@ -204,6 +265,23 @@ async def test_a_part_that_fails_ends_the_session_not_the_upload(scene: Scene) -
     await upload.write(DATA[upload.offset :])
     await upload.commit(KEY)
     assert await published(backend, 1) == DATA
+
+
+async def test_parts_that_fail_together_are_told_once(scene: Scene) -> None:
+    """The error of one is told; those of the others to nobody, and not by the loop as ones that were forgotten."""
+    forgotten: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: forgotten.append(context))
+    backend = scene.backend()
+    upload = await backend.open_upload(UPLOAD)
+    scene.client.faults["put_part"].extend([LOST] * 4)
+    with pytest.raises(TransientError):
+        await upload.write(DATA)
+    await upload.abort()
+    del upload
+    gc.collect()
+    await asyncio.sleep(0)
+    assert forgotten == []
+    assert await found_keys(backend, "") == []
 
 
 @pytest.mark.parametrize("fault", [LOST, TIMED_OUT, SLOW_DOWN], ids=["lost", "timed out", "slow down"])

@@ -1,7 +1,6 @@
 """The client of OSS, against the stand-in: each request does what it says, and says what went wrong."""
 
 import asyncio
-import logging
 import os
 import secrets
 import socket
@@ -11,20 +10,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from fastcrc import crc64
 
 from blobstore.abc.backend import CHUNK_BYTES, ObjectInfo
 from blobstore.backends import _oss_connection, oss
 from blobstore.backends._object_client import ObjectClient, OpenMultipart, Part
+from blobstore.backends._part_pieces import Pieces
 from blobstore.backends.oss import PART_MIN_BYTES, OssClient, OssSettings
 from blobstore.errors import (
-    AccessDenied,
-    BlobstoreError,
-    BucketUnknown,
-    ConfigInvalid,
     KeyUnknown,
     RangeInvalid,
-    StorageFailed,
-    TransientError,
 )
 from tests.servers.oss_standin import KEY_ID, REGION, SECRET, OssStandin, oss_process, oss_server
 
@@ -188,6 +183,20 @@ async def test_a_multipart_upload(client: OssClient) -> None:
     assert [each async for each in client.list_multiparts("")] == []
 
 
+async def test_a_part_in_pieces(client: OssClient) -> None:
+    """Is one part, with the checksum of all of it; one without any is empty."""
+    pieces = Pieces()
+    for size in (PART_MIN_BYTES, 1, MIB + 7, 0, 300):
+        pieces.append(memoryview(secrets.token_bytes(size)))
+    multipart_id = await client.start_multipart("big")
+    part = await client.put_part_in_pieces("big", multipart_id, 1, pieces)
+    assert (part.size_bytes, part.checksum) == (pieces.size_bytes, crc64.xz(pieces.joined()))
+    empty = await client.put_part_in_pieces("big", multipart_id, 2, Pieces())
+    assert await client.list_parts("big", multipart_id) == [part, empty]
+    assert await client.complete("big", multipart_id, [part])
+    assert await read(client, "big") == (pieces.size_bytes, pieces.joined())
+
+
 async def test_many_parts_and_uploads_are_listed_page_by_page(
     oss_server: OssStandin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,9 +218,9 @@ async def test_presigned_urls(client: OssClient) -> None:
     await client.put("a b/c+d", b"content", is_new=True)
     url = await client.presign("a b/c+d", 60)
     assert SECRET not in url
-    assert await asyncio.to_thread(_fetch, url) == b"content"
+    assert await asyncio.to_thread(fetch, url) == b"content"
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        await asyncio.to_thread(_fetch, url.replace("c%2Bd", "other"))
+        await asyncio.to_thread(fetch, url.replace("c%2Bd", "other"))
 
 
 async def test_presigned_urls_of_another_endpoint(oss_server: OssStandin) -> None:
@@ -222,7 +231,7 @@ async def test_presigned_urls_of_another_endpoint(oss_server: OssStandin) -> Non
         assert (await client.presign("k", 60)).startswith(f"http://{bucket}.oss-cn-hangzhou.aliyuncs.com/k?")
 
 
-def _fetch(url: str) -> bytes:
+def fetch(url: str) -> bytes:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=20) as answer:
         return answer.read()
@@ -256,7 +265,7 @@ async def test_a_bucket_in_the_name_of_its_host(oss_server: OssStandin, monkeypa
         async with opened(settings_for(oss_server, bucket, endpoint=endpoint, signature=signature)) as client:
             await client.put("a/b c", b"x", is_new=False)
             assert await read(client, "a/b c") == (1, b"x")
-            assert await asyncio.to_thread(_fetch, await client.presign("a/b c", 60)) == b"x"
+            assert await asyncio.to_thread(fetch, await client.presign("a/b c", 60)) == b"x"
             assert [info.key async for info in client.list("a/")] == ["a/b c"]
 
 
@@ -310,161 +319,3 @@ async def test_the_probe_tells_what_the_bucket_does(oss_server: OssStandin, vers
     assert abilities.is_versioned is bool(versioning)
     assert abilities.checks_sha256 is False
     assert oss_server.ask("state", bucket=bucket)["versions"] == {}
-
-
-# Who may
-
-
-async def test_temporary_credentials_from_the_environment(
-    oss_server: OssStandin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With their token, in headers and in signed URLs; new ones are taken without a new start."""
-    bucket = oss_server.new_bucket()
-    oss_server.add_account("STS.first", "first secret", token="first/token+=")
-    oss_server.add_account("STS.second", "second secret", token="second")
-    for signature in ("v4", "v1"):
-        fields = {"access_key_id": None, "access_key_secret": None, "signature": signature}
-        _set_credentials(monkeypatch, "STS.first", "first secret", "first/token+=")
-        async with opened(settings_for(oss_server, bucket, **fields)) as client:
-            await client.put("k", b"x", is_new=False)
-            assert await asyncio.to_thread(_fetch, await client.presign("k", 60)) == b"x"
-            oss_server.add_account("STS.first", "first secret", token="first/token+=", is_expired=True)
-            with pytest.raises(AccessDenied, match="expired"):
-                await client.head("k")
-            _set_credentials(monkeypatch, "STS.second", "second secret", "second")
-            assert await client.head("k") == ObjectInfo("k", 1)
-        oss_server.add_account("STS.first", "first secret", token="first/token+=")
-
-
-def _set_credentials(monkeypatch: pytest.MonkeyPatch, *values: str) -> None:
-    for name, value in zip(("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET", "OSS_SESSION_TOKEN"), values, strict=True):
-        monkeypatch.setenv(name, value)
-
-
-@pytest.mark.parametrize("signature", ["v4", "v1"])
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"access_key_secret": "a wrong secret"}, "secret is wrong"),
-        ({"access_key_id": "nobody"}, "id is unknown"),
-        ({"security_token": "none was given"}, "token is wrong"),
-    ],
-    ids=["secret", "id", "token"],
-)
-async def test_wrong_credentials(
-    oss_server: OssStandin, signature: str, fields: dict[str, str], says: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Refused by every request, saying which part is wrong; what is secret is told nowhere."""
-    caplog.set_level(logging.DEBUG)
-    told = []
-    async with opened(settings_for(oss_server, oss_server.new_bucket(), signature=signature, **fields)) as client:
-        for error in await _errors_of_all(client):
-            assert isinstance(error, AccessDenied)
-            told.append(str(error))
-            assert says in told[-1]
-    secret = fields.get("access_key_secret") or fields.get("security_token") or SECRET
-    assert secret not in "".join(told) + caplog.text
-
-
-async def test_no_such_bucket(oss_server: OssStandin) -> None:
-    """Every request says so, with what to do."""
-    async with opened(settings_for(oss_server, "not-there")) as client:
-        for error in await _errors_of_all(client):
-            assert isinstance(error, BucketUnknown), error
-            assert "create the bucket" in str(error)
-
-
-async def _errors_of_all(client: OssClient) -> list[BlobstoreError]:
-    """What each request raises."""
-
-    async def listed() -> None:
-        async for _ in client.list(""):
-            pass
-
-    async def listed_multiparts() -> None:
-        async for _ in client.list_multiparts(""):
-            pass
-
-    works = [
-        client.put("k", b"x", is_new=False),
-        read(client, "k"),
-        client.head("k"),
-        client.delete(["k"]),
-        listed(),
-        client.start_multipart("k"),
-        client.put_part("k", "0" * 32, 1, b"x"),
-        client.list_parts("k", "0" * 32),
-        client.complete("k", "0" * 32, [Part(1, 1, "0" * 32)]),
-        client.abort("k", "0" * 32),
-        listed_multiparts(),
-        client.probe("probe"),
-    ]
-    errors = await asyncio.gather(*works, return_exceptions=True)
-    for error in errors:
-        assert isinstance(error, BlobstoreError), error
-    return errors  # type: ignore[return-value]
-
-
-async def test_no_right(oss_server: OssStandin) -> None:
-    """The object that was asked for, and what gives the right to it."""
-    bucket = oss_server.new_bucket()
-    oss_server.add_account("reader", denied=("oss:PutObject", "oss:DeleteObject"))
-    async with opened(settings_for(oss_server, bucket)) as owner:
-        await owner.put("k", b"x", is_new=True)
-    async with opened(settings_for(oss_server, bucket, access_key_id="reader")) as client:
-        assert await client.head("k") == ObjectInfo("k", 1)
-        with pytest.raises(AccessDenied, match=f"write oss://{bucket}/k.*RAM policy"):
-            await client.put("k", b"x", is_new=False)
-        with pytest.raises(AccessDenied, match="RAM policy"):
-            await client.delete(["k"])
-
-
-@pytest.mark.parametrize("signature", ["v4", "v1"])
-async def test_a_clock_that_is_wrong(oss_server: OssStandin, signature: str) -> None:
-    """It is said that it is the clock, and what the server's says."""
-    async with opened(settings_for(oss_server, oss_server.new_bucket(), signature=signature)) as client:
-        oss_server.ask("clock", ahead_s=16 * 60)
-        with pytest.raises(AccessDenied, match=r"clock is wrong.*its time is .*20\d\d"):
-            await client.head("k")
-        oss_server.ask("clock", ahead_s=14 * 60)
-        with pytest.raises(KeyUnknown):
-            await client.head("k")
-
-
-async def test_the_wrong_region(oss_server: OssStandin) -> None:
-    """A signature for another region is refused."""
-    fields = {"region": "cn-beijing"}
-    async with opened(settings_for(oss_server, oss_server.new_bucket(), **fields)) as client:
-        with pytest.raises(StorageFailed, match="cn-hangzhou"):
-            await read(client, "k")
-
-
-async def test_the_wrong_endpoint(oss_server: OssStandin) -> None:
-    """The server tells where the bucket is, and so do we."""
-    oss_server.fault(
-        "GetObject",
-        "refuse",
-        status=403,
-        code="AccessDenied",
-        details={"Endpoint": "oss-cn-beijing.aliyuncs.com"},
-    )
-    async with opened(settings_for(oss_server, oss_server.new_bucket())) as client:
-        with pytest.raises(AccessDenied, match="at oss-cn-beijing"):
-            await read(client, "k")
-
-
-async def test_no_credentials(oss_server: OssStandin) -> None:
-    """Said when it is opened, before anything is sent."""
-    client = OssClient(settings_for(oss_server, "images", access_key_id=None, access_key_secret=None))
-    with pytest.raises(ConfigInvalid, match="OSS_ACCESS_KEY_ID"):
-        await client.open()
-    await client.aclose()
-    await client.aclose()
-
-
-async def test_a_server_that_is_not_oss(oss_server: OssStandin, unused_tcp_port: int) -> None:
-    """Nobody at that port: an error that may pass, which names the reason and not a whole request."""
-    endpoint = f"http://127.0.0.1:{unused_tcp_port}"
-    async with opened(settings_for(oss_server, "images", endpoint=endpoint)) as client:
-        with pytest.raises(TransientError, match="no answer: ConnectionRefusedError"):
-            await client.head("k")

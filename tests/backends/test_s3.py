@@ -5,18 +5,18 @@ import hashlib
 import os
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import boto3
 import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from blobstore.backends import _s3_bodies
+from blobstore.backends._object_client import Part
 from blobstore.backends._s3_signing import S3Credentials, query_text, quoted_path, signed_headers
 from blobstore.backends.s3 import S3Client, S3Settings
 from blobstore.errors import (
@@ -32,7 +32,7 @@ from blobstore.errors import (
     TransientError,
 )
 from tests.backends.stubs import serving
-from tests.servers.processes import S3Server, make_bucket
+from tests.servers.processes import S3Server, make_bucket, sdk_of
 
 pytestmark = pytest.mark.usefixtures("no_cloud")
 MIB = 1024 * 1024
@@ -56,21 +56,6 @@ async def opened(settings: S3Settings) -> AsyncIterator[S3Client]:
 async def content(client: S3Client, key: str) -> bytes:
     async with client.get(key) as (_, chunks):
         return b"".join([chunk async for chunk in chunks])
-
-
-@contextmanager
-def sdk_of(server: S3Server) -> Iterator[Any]:
-    client = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 # Signatures
@@ -527,7 +512,8 @@ async def test_a_server_without_conditions() -> None:
     def answer(head: str) -> bytes:
         if "?versioning" in head or "?delete" in head:
             return answer_of(200, "<DeleteResult/>" if "?delete" in head else "<VersioningConfiguration/>")
-        return answer_of(501, error_body("NotImplemented")) if "if-none-match" in head.lower() else answer_of(200)
+        stored = answer_of(200, "", 'ETag: "e"\r\n')
+        return answer_of(501, error_body("NotImplemented")) if "if-none-match" in head.lower() else stored
 
     async with misbehaving(answer) as (client, stub):
         found = await client.probe("probe/x")
@@ -535,6 +521,38 @@ async def test_a_server_without_conditions() -> None:
         assert not found.checks_sha256
         assert await client.put("x", b"x", is_new=True) is True
         assert "if-none-match" not in stub.heads[-1].lower()
+
+
+@pytest.mark.parametrize("page", ["", "<html><body>back soon</body></html>"], ids=["empty", "page"])
+async def test_a_success_that_is_none_of_s3s(page: str) -> None:
+    """What something in between answers with 200, as a load balancer while the server is away: whatever it says, nothing was
+    stored, listed or begun, so that it is asked again."""
+    async with misbehaving(lambda _: answer_of(200, page)) as (client, _):
+
+        async def listed(found: AsyncIterator[object]) -> list[object]:
+            return [each async for each in found]
+
+        parts = [Part(1, 4, '"e"')]
+        for work in (
+            client.put("x", b"x", is_new=True),
+            client.put("x", b"x", is_new=False),
+            client.probe("probe/x"),
+            client.start_multipart("x"),
+            client.put_part("x", "id", 1, b"part"),
+            client.complete("x", "id", parts),
+            client.list_parts("x", "id"),
+            listed(client.list("x")),
+            listed(client.list_multiparts("x")),
+        ):
+            with pytest.raises(TransientError, match="none of S3"):
+                await work
+
+
+async def test_a_page_that_says_404_is_none_of_s3s() -> None:
+    """A wrong endpoint, or a proxy that lost its server: nothing is known to be missing there."""
+    async with misbehaving(lambda _: answer_of(404, "<html>not found</html>")) as (client, _):
+        with pytest.raises(TransientError, match="none of S3"):
+            await content(client, "x")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,19 +14,28 @@ from tests.cli.conftest import Cli, Result
 from tests.servers.oss_standin import KEY_ID, REGION, SECRET, OssStandin
 from tests.servers.processes import S3Server
 
+OF_TWO_WORDS = ("gc explain", "gc undo", "gc runs", "index rebuild")
+
 
 class Remote:
     """A place for a store, and the command line with its configuration."""
 
     def __init__(self, url: str, config: str, directory: Path, cli: Cli) -> None:
         self.url, self._cli = url, cli
+        self.commands: set[str] = set()
         self.state = directory / "state"
         self.config = directory / "blobstore.toml"
         self.config.write_text(f'store = "{url}"\n{config}')
 
     def __call__(self, *argv: str) -> Result:
         """Run a command on it."""
+        self.commands.add(" ".join(argv[: 2 if " ".join(argv[:2]) in OF_TWO_WORDS else 1]))
         return self._cli(*argv, "--config", str(self.config))
+
+    def copy_to(self, target: str) -> Any:
+        """Copy it, which takes two stores as arguments; the report."""
+        self.commands.add("copy")
+        return self._cli("copy", self.url, target, "--config", str(self.config), "--json").document()
 
     def fails(self, status: int, *argv: str) -> str:
         """Run one that fails; what it says, in one line."""

@@ -31,6 +31,7 @@ from tests.cli.conftest import Cli, Images
         ('[oss]\nconcurrency = "4"', "the key oss.concurrency can't be used: expected a whole number, got `str`"),
         ("[oss]\nattempts = 0", "the key oss.attempts must be between 1 and 1000, not 0"),
         ('[oss]\nread_timeout = "60"', "the key oss.read_timeout can't be used: '60' is not a duration"),
+        ('[s3]\nconnect_timeout = "0s"', "the key s3.connect_timeout must be more than 0s"),
         ("[nas]\nsoft = true", "the key nas.soft is unknown; remove it, or use one of concurrency"),
         ("s3 = 1", "the key s3 can't be used: expected a table, written [s3], got `int`"),
         ("store = ", "is not TOML"),
@@ -58,6 +59,32 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path):
     config = load_config(str(path))
     assert config.store == "s3://b/p"
     assert (config.s3.secret_key_file, config.s3.ca_bundle) == (str(tmp_path / "secret"), "/etc/ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('endpoint = "example.org"', "s3.endpoint: 'example.org' is no endpoint; write https://host"),
+        ('endpoint = ""', "s3.endpoint: '' is no endpoint"),
+        ('endpoint = "ftp://x"', "'ftp://x' is no endpoint"),
+        ('endpoint = "http://me:secret@x"', "s3.endpoint: it is no endpoint"),
+        ('endpoint = "http://x/?token=TOPSECRET"', "s3.endpoint: it is no endpoint"),
+        ('ca_bundle = "missing.pem"', "missing.pem"),
+        ('kms_key_id = "x"', 's3.kms_key_id is of use with s3.encryption = "aws:kms"'),
+        ('storage_class = "GLACIER"', "what is in GLACIER can't be read"),
+        ('access_key = "x"', "s3.access_key and s3.secret_key_file go together"),
+        ('part_size = "1MiB"', "part_size must be between 5MiB and 1GiB, not 1MiB"),
+    ],
+)
+def test_a_value_that_no_bucket_is_reached_with_is_told(cli: Cli, tmp_path: Path, text: str, said: str):
+    """Before anybody is asked: 2, and the value, unless it holds a secret."""
+    path = tmp_path / "blobstore.toml"
+    path.write_text(f"[s3]\n{text}\n")
+    result = cli("ls", "--store", "s3://bucket/prefix", "--config", str(path))
+    assert (result.status, result.out) == (2, "")
+    assert said in result.err
+    assert "secret@" not in result.err
+    assert "TOPSECRET" not in result.err
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff"])

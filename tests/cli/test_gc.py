@@ -87,6 +87,12 @@ def test_undo_after_the_bytes_went_fails(cli: Cli, images: Images):
     assert "is in quarantine" in result.out
 
 
+def test_a_run_that_frees_at_once_promises_no_undo(cli: Cli, images: Images):
+    """Nor does one that dropped manifests; where the grace keeps what was dropped, it does."""
+    cli("untag", "library/app:b")
+    assert "gc undo" not in cli("gc", *AT_ONCE, "--delete-untagged").out
+
+
 def test_undo_of_an_unknown_run_fails(cli: Cli, store: Path):
     """One line."""
     result = cli("gc", "undo", "nope")

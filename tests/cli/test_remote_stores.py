@@ -7,18 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import blobstore.store
+from blobstore.cli._app import build
 from blobstore.digest import Digest
 from tests.cli.conftest import Cli, Layout
 from tests.cli.remotes import MakeRemote, Remote, make_remote, oss_config
 from tests.servers.oss_standin import SECRET, OssStandin, oss_process, oss_server
 
 __all__ = ["make_remote", "oss_process", "oss_server"]
-KINDS = ("moto", "weed", "oss", "nas")
+KINDS = ("weed", "oss", "nas")
 MIB = 1024 * 1024
 
 
@@ -32,6 +34,16 @@ def remote(request: pytest.FixtureRequest, make_remote: MakeRemote) -> Remote:
 def oss(make_remote: MakeRemote) -> Remote:
     """A place on OSS alone."""
     return make_remote("oss")
+
+
+def every_command() -> Iterator[str]:
+    """As the command line itself lists them."""
+    app = build()
+    for name in (name for name in app if not name.startswith("-")):
+        inner = [each for each in app[name] if not each.startswith("-")]
+        if not inner or app[name].default_command is not None:
+            yield name
+        yield from (f"{name} {each}" for each in inner)
 
 
 def test_every_command_works(remote: Remote, layout: Layout, tmp_path: Path):
@@ -84,10 +96,18 @@ def test_every_command_works(remote: Remote, layout: Layout, tmp_path: Path):
     checked = remote("check", "--read-data", "--json").document()
     assert (checked["blobs"]["checked"], checked["read"]["blobs"], checked["files"]["orphans"]) == (3, 3, 0)
     assert remote("export", "library/app:a", str(tmp_path / "out")).status == 0
+    copied = remote.copy_to(str(tmp_path / "copy"))
+    assert (copied["blobs_copied"], copied["manifests_copied"], copied["tags_copied"]) == (2, 1, 1)
+    rebuilt = remote("index", "rebuild", "--wait", "0s", "--json").document()
+    assert (rebuilt["blobs"], rebuilt["tags"], rebuilt["problems"]) == (3, 1, [])
     assert remote("rm", "library/app").status == 0
-    assert remote("gc", "--grace", "0s", "--quarantine", "0s", "--json").document()["blobs"]["freed"] == 3
+    # A plan that was written is carried out; a rebuild has everything held for one grace.
+    plan = str(tmp_path / "plan")
+    assert remote("gc", "--dry-run", "--plan", plan, "--grace", "0s", "--quarantine", "0s").status == 0
+    assert remote("gc", "--plan", plan, "--json").document()["blobs"]["freed"] == 3
     # Nothing but the marker and the journal is left.
     assert remote("check", "--json").document()["files"]["listed"] == 0
+    assert remote.commands == set(every_command())
 
 
 def test_a_lost_index_is_rebuilt_from_the_storage_alone(remote: Remote, layout: Layout, tmp_path: Path):

@@ -42,7 +42,9 @@ def test_an_import_that_lost_its_server_goes_on_with_the_next_command(
         said = remote.fails(1, "import", str(layout.path), "library/app")
         assert remote.url.partition("/")[0] in said
         assert gate.refused > 0
-        assert remote.url.partition("/")[0] in remote.fails(1, "ls")
+        said = remote.fails(1, "ls")
+        assert remote.url.partition("/")[0] in said
+        assert f"the endpoint is {endpoint}" in said
         gate.open()
         assert remote("ls").status == 0
         imported = remote("import", str(layout.path), "library/app", "--json").document()

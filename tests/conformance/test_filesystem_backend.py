@@ -1,6 +1,7 @@
 """The filesystem backend keeps what every backend promises, and some things that only files can break."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -125,4 +126,27 @@ async def test_what_was_published_before_its_process_died_is_not_written_to(tmp_
         await backend.open_upload("0" * 32, resume=True)
     assert await read_all(backend, KEY) == b"whole"
     assert not Path(staged).exists()
+    await backend.aclose()
+
+
+async def test_a_file_that_lost_its_name_before_it_was_locked_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another session published it meanwhile, and a third one began anew: the open file is a blob by now."""
+    backend = FilesystemBackend(str(tmp_path / "store"))
+    await backend.open()
+    await backend.prepare()
+    await (await backend.open_upload("0" * 32)).aclose()
+    staged, blob = backend.path_of("uploads/" + "0" * 32), backend.path_of(KEY)
+    lock = fcntl.flock
+
+    def lock_late(handle: int, operation: int) -> None:
+        os.rename(staged, blob)
+        Path(staged).write_bytes(b"anew")
+        lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with pytest.raises(KeyUnknown):
+        await backend.open_upload("0" * 32, resume=True)
+    assert Path(staged).read_bytes() == b"anew"
     await backend.aclose()

@@ -21,14 +21,26 @@ from blobstore.layout import (
     BlobName,
     blob_key,
     checkpoint_key,
+    data_key,
     journal_key,
     parse_blob_key,
     parse_checkpoint_key,
+    parse_data_key,
     parse_journal_key,
+    parse_record_key,
     parse_upload_key,
+    record_key,
     upload_key,
 )
-from blobstore.locations import DEFAULT_STORE, parse_index_url, parse_store_url
+from blobstore.locations import (
+    DEFAULT_STORE,
+    FilesystemLocation,
+    NasLocation,
+    OssLocation,
+    S3Location,
+    parse_index_url,
+    parse_store_url,
+)
 from blobstore.names import RepositoryName, TagName, UploadId
 from blobstore.units import format_age, format_duration, format_size, parse_duration_s, parse_size_bytes
 from tests.fuzz.attempts import HeldFile, check_stays_inside, taken, text_of
@@ -39,6 +51,7 @@ GENERATION = Generation(0x0123456789ABCDEF, 0x42)
 _REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*", re.ASCII)
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", re.ASCII)
 
+_STORE_KINDS = {"file": FilesystemLocation, "nas": NasLocation, "s3": S3Location, "oss": OssLocation}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"TiB": 1024**4, "GiB": 1024**3, "MiB": 1024**2, "KiB": 1024, "B": 1, "": 1}
 _SEQUENCE_MAX = 2**63 - 1
@@ -105,21 +118,40 @@ def fuzz_units(data: bytes) -> None:
 def fuzz_locations(data: bytes) -> None:
     """A URL is the one place it says, or refused; no other kind of store is taken for a path, no part of one is dropped."""
     text = text_of(data)
-    for parse, scheme in ((parse_store_url, "file"), (parse_index_url, "lmdb")):
-        location = taken(parse, text, raises=ConfigInvalid)
-        if location is None:
-            continue
-        assert location.path == os.path.abspath(location.path)
-        assert "\x00" not in location.path
-        named, is_url, rest = text.partition("://")
-        if not is_url:
-            assert location.path == os.path.abspath(text)
-            continue
-        assert named.lower() == scheme
-        host, slash, path = rest.partition("/")
-        assert (host in ("", "localhost"), slash) == (True, "/")
-        assert not {"?", "#"} & set(path)
-        assert os.fsencode(location.path) == os.path.abspath(b"/" + unquote_to_bytes(os.fsencode(path)))
+    named, is_url, rest = text.partition("://")
+    store = taken(parse_store_url, text, raises=ConfigInvalid)
+    index = taken(parse_index_url, text, raises=ConfigInvalid)
+    if store is not None:
+        kind = _STORE_KINDS[named.lower() if is_url else "file"]
+        assert isinstance(store, kind)
+    if isinstance(store, (S3Location, OssLocation)):
+        assert is_url
+        assert rest in {
+            store.bucket,
+            f"{store.bucket}/",
+            f"{store.bucket}/{store.prefix}",
+            f"{store.bucket}/{store.prefix}/",
+        }
+        assert checked_key(f"{store.prefix}/x" if store.prefix else "x")
+        store = None
+    if index is not None and is_url:
+        assert named.lower() == "lmdb"
+    for location in (store, index):
+        if location is not None:
+            _check_path(text, location.path)
+
+
+def _check_path(text: str, place: str) -> None:
+    assert place == os.path.abspath(place)
+    assert "\x00" not in place
+    _, is_url, rest = text.partition("://")
+    if not is_url:
+        assert place == os.path.abspath(text)
+        return
+    host, slash, path = rest.partition("/")
+    assert (host in ("", "localhost"), slash) == (True, "/")
+    assert not {"?", "#"} & set(path)
+    assert os.fsencode(place) == os.path.abspath(b"/" + unquote_to_bytes(os.fsencode(path)))
 
 
 def fuzz_configuration(data: bytes) -> None:
@@ -143,12 +175,17 @@ def fuzz_layout(data: bytes) -> None:
     """A name on a backend is ours only if we would write it again byte for byte, and then the index can count it."""
     key = text_of(data)
     blob, upload = parse_blob_key(key), parse_upload_key(key)
+    waiting, record = parse_data_key(key), parse_record_key(key)
     journal, checkpoint = parse_journal_key(key), parse_checkpoint_key(key)
     ours = []
     if blob is not None:
         ours.append(blob_key(blob.digest, blob.generation))
     if upload is not None:
         ours.append(upload_key(upload))
+    if waiting is not None:
+        ours.append(data_key(waiting))
+    if record is not None:
+        ours.append(record_key(blob_key(record.digest, record.generation)))
     generation = Generation.parse(key[-32:])
     if generation is not None:
         assert Generation.from_key(generation.key) == generation
@@ -193,6 +230,10 @@ LOCATION_SEEDS = [
 LOCATION_SEEDS += [
     "FILE:///a/../b",
     "oss://b",
+    "oss://bucket/a/b-c/",
+    "s3://access:secret@bucket/path",
+    "nas:///mnt/share",
+    "S3://bucket/../x",
     "file://host/a",
     "",
     "file:///a%00",
@@ -210,6 +251,8 @@ CONFIGURATION_SEEDS = [
 LAYOUT_SEEDS = [
     blob_key(Digest.parse(f"sha256:{_HEX}"), GENERATION),
     upload_key(GENERATION),
+    data_key(GENERATION),
+    record_key(blob_key(Digest.parse(f"sha256:{_HEX}"), GENERATION)),
     journal_key(1, 23, GENERATION),
     checkpoint_key(23, GENERATION),
     "blobstore.json",

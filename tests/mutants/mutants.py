@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
+from tests.mutants.of_copy import COPY
+from tests.mutants.of_nas import NAS
 from tests.mutants.of_object_names import OBJECT_NAMES
+from tests.mutants.of_object_stores import OBJECT_STORES
+from tests.mutants.of_oss import OSS
 from tests.mutants.of_pushes import PUSHES
 from tests.mutants.of_the_collector import COLLECTOR
 from tests.mutants.of_the_disk import DISK
 from tests.mutants.of_the_journal import JOURNAL
 
-MUTANTS: tuple[Mutant, ...] = (*DISK, *PUSHES, *COLLECTOR, *JOURNAL, *OBJECT_NAMES)
+MUTANTS: tuple[Mutant, ...] = (*DISK, *PUSHES, *COLLECTOR, *JOURNAL, *OBJECT_NAMES, *COPY, *OBJECT_STORES, *OSS, *NAS)

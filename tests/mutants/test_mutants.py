@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.mutants.mutant import Mutant
 from tests.mutants.mutants import MUTANTS
-from tests.mutants.workshop import copy_project, discard, run_tests
+from tests.mutants.workshop import Trial, copy_project, discard, run_tests
 
 TRIAL_S = 60
 
@@ -23,12 +26,39 @@ def _sound(tmp_path_factory: pytest.TempPathFactory) -> None:
     discard(tree)
 
 
+@pytest.fixture(scope="module")
+def trials(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Future[Trial]]]:
+    """Those of all mutants that were chosen, as many at once as there are processors."""
+    chosen = [
+        item.callspec.params["mutant"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.originalname == "test_a_mutant_is_caught"
+    ]
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield {mutant.name: pool.submit(_try, mutant, tmp_path_factory.mktemp(mutant.name)) for mutant in chosen}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _try(mutant: Mutant, place: Path) -> Trial:
+    tree = copy_project(place / "project", mutant)
+    try:
+        return run_tests(tree, mutant.caught_by, timeout_s=TRIAL_S)
+    finally:
+        discard(tree)
+
+
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_is_caught(mutant: Mutant, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mutant_is_caught(
+    mutant: Mutant, trials: Mapping[str, Future[Trial]], capsys: pytest.CaptureFixture[str]
+) -> None:
     """By the test that is named for it; one that another check saves breaks nothing alone."""
-    tree = copy_project(tmp_path / "project", mutant)
-    trial = run_tests(tree, mutant.caught_by, timeout_s=TRIAL_S)
-    discard(tree)
+    trial = trials[mutant.name].result()
+    if trial.is_skipped:
+        pytest.skip(f"{mutant.name}: {trial.output[-300:]}")
     if mutant.saved_by:
         assert trial.has_passed, f"{mutant.name} was to be saved by {mutant.saved_by}:\n{trial.output}"
         verdict = f"saved by {mutant.saved_by}"

@@ -19,6 +19,7 @@ _PARTS = ("blobstore", "gc", "tests", "pyproject.toml")
 _TESTS_FAILED = 1
 """pytest's exit status when tests ran, and some failed; a collection error or an interruption has another."""
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (?P<test>.+?)(?: - (?P<why>.*))?$", re.MULTILINE)
+_ONLY_SKIPPED = re.compile(r"^[0-9]+ skipped(?!.* passed)", re.MULTILINE)
 _NO_FINDING = (
     "ImportError",
     "ModuleNotFoundError",
@@ -44,6 +45,11 @@ class Trial:
     def has_passed(self) -> bool:
         """Whether every test ran and passed."""
         return self.status == 0
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether none ran, as this machine lacks something."""
+        return self.has_passed and _ONLY_SKIPPED.search(self.output) is not None
 
     @property
     def catcher(self) -> str | None:

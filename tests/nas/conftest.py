@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.keeper import kept
 from tests.tools import require_tool
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -53,27 +53,30 @@ class HurtingMount:
 @pytest.fixture(scope="module")
 def hurting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HurtingMount]:
     """Hurts nobody until it is told to."""
-    fusermount = require_tool("fusermount3")
-    base = tmp_path_factory.mktemp("hurting")
+    require_tool("fusermount3", how="Debian: apt-get install fuse3")
+    with hurting_mount(tmp_path_factory.mktemp("hurting")) as mount:
+        yield mount
+
+
+@contextlib.contextmanager
+def hurting_mount(base: Path) -> Iterator[HurtingMount]:
+    """A mount below `base`. Should this process be killed, it goes."""
     mount = HurtingMount(base / "source", base / "mount", base / "plan.json")
     for directory in (mount.source, mount.place):
         directory.mkdir()
     mount.relent()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.nas.hurting_mount", mount.source, mount.place, base / "plan.json"],
-        cwd=PROJECT,
-        stderr=subprocess.PIPE,
-    )
-    try:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.nas.hurting_mount",
+        str(mount.source),
+        str(mount.place),
+        f"{base}/plan.json",
+    ]
+    with kept(command, cleanup=["fusermount3", "-u", "-z", str(mount.place)], cwd=PROJECT) as process:
         deadline = time.monotonic() + START_S
         while not os.path.ismount(mount.place):
-            assert process.poll() is None, process.communicate()[1]
+            assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, "the mount does not come"
             time.sleep(0.01)
         yield mount
-    finally:
-        subprocess.run([fusermount, "-u", "-z", mount.place], check=False)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-        process.kill()
-        process.communicate()

@@ -34,6 +34,7 @@ LOST = {
 """The call takes effect, and says that it failed."""
 REFUSED = {
     "open-estale": errno.ESTALE,
+    "open-estale-twice": errno.ESTALE,
     "read-estale": errno.ESTALE,
     "fsync-eio": errno.EIO,
     "close-edquot": errno.EDQUOT,
@@ -42,11 +43,11 @@ REFUSED = {
     "link-eio": errno.EIO,
     "unlink-eio": errno.EIO,
 }
-"""Nothing happens, and it says so. A stale handle is told twice: the kernel itself asks again after the first."""
+"""Nothing happens, and it says so. A stale handle is told twice for each time: the kernel itself asks again after the first."""
 OTHERS = ("list-extra", "list-missing", "close-late", "write-short")
 """A listing with a name that went before, or without one that is there; a slow close; a write that takes a part."""
 _SOME_INODE = 2**40
-STALE_TIMES = {"open-estale": 2}
+STALE_TIMES = {"open-estale": 2, "open-estale-twice": 4}
 
 
 class Plan:
@@ -151,6 +152,7 @@ def serve(source: str, mountpoint: str, plan_path: str) -> None:
 
         def open(self, path: str, flags: int) -> int:
             refuse("open-estale", path)
+            refuse("open-estale-twice", path)
             return os.open(self._here(path), flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOFOLLOW))
 
         def create(self, path: str, mode: int, _fi: object = None) -> int:

@@ -62,6 +62,15 @@ def _answer_before_commit() -> None:
 
     _writer.GroupWriter._commit_flat = commit_flat
     _lmdb_transaction.LmdbTransaction.flush = flush_and_answer
+    find = lmdb_index.LmdbIndex.find_upload
+
+    async def find_at_last(self: lmdb_index.LmdbIndex, upload: Any) -> Any:
+        # A session looks whether its upload is still open; told too early that it was begun, it would stop.
+        while (found := await find(self, upload)) is None:
+            await asyncio.sleep(_HEAD_START_S / 10)
+        return found
+
+    lmdb_index.LmdbIndex.find_upload = find_at_last
 
 
 def _answer_before_journal() -> None:

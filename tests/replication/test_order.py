@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from blobstore.abc.records import ManifestKey, ManifestNode, ManifestRecord
 from blobstore.digest import Digest
 from blobstore.names import RepositoryName
-from blobstore.replication._order import batches
+from blobstore.replication._order import batches, families
 
 NAME = RepositoryName.parse("app")
 
@@ -49,6 +49,25 @@ def test_children_and_subjects_come_first(graph: list[tuple[set[int], int | None
             assert place[_digest(subject)] < at
 
 
+@given(graphs())
+def test_relatives_are_of_one_family(graph: list[tuple[set[int], int | None]]) -> None:
+    """Each manifest is in one, with its children and its subject; and nobody is in one without a relative there."""
+    nodes = [_node(number, *each) for number, each in enumerate(graph)]
+    found = families(nodes)
+    place = {node.record.key.digest: at for at, family in enumerate(found) for node in family}
+    assert sum(map(len, found)) == len(place) == len(nodes)
+    links = [(number, other) for number, (children, subject) in enumerate(graph) for other in (*children, subject)]
+    links = [(one, other) for one, other in links if other is not None and other < len(nodes) and other != one]
+    assert all(place[_digest(one)] == place[_digest(other)] for one, other in links)
+    # As many families as a forest of their links has trees.
+    trees = {number: {number} for number in range(len(nodes))}
+    for one, other in links:
+        trees[one] |= trees[other]
+        for each in trees[one]:
+            trees[each] = trees[one]
+    assert len(found) == len({id(tree) for tree in trees.values()})
+
+
 def test_a_circle_is_broken_at_the_subject() -> None:
     """An image index that is the subject of its own child: the child goes first."""
     found = batches([_node(0, set(), 1), _node(1, {0}, None)])
@@ -56,5 +75,5 @@ def test_a_circle_is_broken_at_the_subject() -> None:
 
 
 def test_nothing_needs_no_order() -> None:
-    """No manifests, no batches."""
-    assert batches([]) == []
+    """No manifests, no families, no batches."""
+    assert batches([]) == families([]) == []

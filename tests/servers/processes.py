@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -47,7 +49,8 @@ def clean_environment() -> dict[str, str]:
 def free_ports(count: int, *, and_offset: int = 0) -> list[int]:
     """Ports of 127.0.0.1 that nobody listens on, and whose neighbours at `and_offset` are free as well."""
     found: list[int] = []
-    at = 20_000 + os.getpid() % 10_000
+    # Far from those of the next process, and all of them below those that the system gives to outgoing connections.
+    at = 11_000 + os.getpid() * 16 % 10_000
     while len(found) < count:
         at += 1
         if _is_free(at) and (not and_offset or _is_free(at + and_offset)):
@@ -84,7 +87,9 @@ def running(
         yield process
     finally:
         # Their ends are not what is tested, and take up to half a minute.
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            # It ended by itself; whoever waited for it says why.
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
@@ -115,11 +120,11 @@ def answers(url: str) -> bool:
     return True
 
 
-def make_bucket(server: S3Server, name: str | None = None, *, seconds: float = 60) -> None:
-    """Make a bucket; a server that just started may not be ready to for a while."""
+@contextmanager
+def sdk_of(server: S3Server) -> Iterator[Any]:
+    """Amazon's own client: the server as an administrator sees it."""
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
 
     client = boto3.client(
         "s3",
@@ -129,15 +134,24 @@ def make_bucket(server: S3Server, name: str | None = None, *, seconds: float = 6
         aws_secret_access_key=server.secret_key,
         config=Config(signature_version="s3v4", s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
     )
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            client.create_bucket(Bucket=name or server.bucket)
-        except (BotoCoreError, ClientError):
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.2)
-        else:
-            return
-        finally:
-            client.close()
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def make_bucket(server: S3Server, name: str | None = None, *, seconds: float = 60) -> None:
+    """Make a bucket; a server that just started may not be ready to for a while."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    with sdk_of(server) as client:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                client.create_bucket(Bucket=name or server.bucket)
+            except (BotoCoreError, ClientError):
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+            else:
+                return

@@ -10,8 +10,10 @@ from urllib.parse import quote
 
 import pytest
 from fastcrc import crc64
+from oss2.utils import Crc64
 
 from tests.servers.oss_standin import KEY_ID, REGION, SECRET, OssStandin, oss_process, oss_server, running_standin
+from tests.servers.oss_standin.joining import joined
 from tests.servers.oss_standin.replies import Refusal
 from tests.servers.oss_standin.signatures import Account, Signed, _v1_signature, check
 
@@ -162,6 +164,16 @@ def test_checksums_of_bodies(oss_server: OssStandin, bucket: str) -> None:
         status, _, text = ask(oss_server, "PUT", bucket, "other", b"b0dy", **announced)
         assert (status, b"InvalidDigest" in text) == (400, True)
     assert list(oss_server.ask("state", bucket=bucket)["versions"]) == ["k"]
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (1, 0), (0, 1), (3, 5), (65_537, 1000), (1, 262_143)])
+def test_checksums_of_parts_are_joined(sizes: tuple[int, int]) -> None:
+    """To that of all bytes, and as oss2 does it."""
+    first, second = (bytes(range(7, 256)) * (size // 249 + 1) for size in sizes)
+    first, second = first[: sizes[0]], second[: sizes[1]]
+    whole = joined(crc64.xz(first), crc64.xz(second), len(second))
+    assert whole == crc64.xz(first + second)
+    assert whole == Crc64().combine(crc64.xz(first), crc64.xz(second), len(second))
 
 
 def test_long_bodies_are_kept_in_files(oss_server: OssStandin, bucket: str) -> None:

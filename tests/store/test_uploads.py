@@ -24,7 +24,7 @@ from blobstore.errors import (
 )
 from blobstore.layout import blob_key
 from blobstore.store import Store
-from blobstore.testing.fakes import FakeClock
+from blobstore.testing.fakes import FakeClock, image
 from tests.store.pushing import push_blob, small_disk
 
 MIB = 1024 * 1024
@@ -322,6 +322,43 @@ async def test_an_upload_nobody_got_is_not_left_open(store: Store) -> None:
             upload = task.result()
             await upload.cancel()
         assert (await store.totals()).uploads == 0
+
+
+@pytest.mark.parametrize("what", ["commit", "manifest", "start"])
+async def test_what_is_cancelled_while_it_gives_up_is_given_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The end of one of several uploads ends the others, and again those that were giving up: no intent stays for a day."""
+    index, reached = store.index, asyncio.Event()
+    real = index.cancel_upload
+
+    async def cancel_slowly(*rest):
+        reached.set()
+        await asyncio.sleep(0)
+        return await real(*rest)
+
+    async def refuse(*_: object):
+        raise StorageFull("no space left")
+
+    async def work() -> None:
+        if what == "manifest":
+            await store.repository("app").put_manifest(image(b"not here").body)
+        else:
+            async with store.repository("app").open_upload() as upload:
+                await upload.commit()
+
+    monkeypatch.setattr(index, "cancel_upload", cancel_slowly)
+    if what != "start":
+        monkeypatch.setattr(store.backend, "put_new", refuse)
+    task = asyncio.create_task(work())
+    if what == "start":
+        await asyncio.sleep(0)
+        task.cancel()
+    await reached.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert (await store.totals()).uploads == 0
 
 
 async def test_an_upload_expired_under_its_writer_says_so(place: str) -> None:

@@ -1,4 +1,4 @@
-"""The server goes and comes back under hard mounts: calls wait, and what was done stays done. Run inside the guest."""
+"""The server goes and comes back under hard mounts: calls wait, and what was done stays done. It is full. Run in the guest."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ import pytest
 
 from blobstore.abc.backend import read_all
 from blobstore.backends.nas import NasBackend
+from blobstore.errors import StorageFull
 from blobstore.testing._backend_stage import found_keys, key_of
 from tests.nas.guest import server
-from tests.nas.guest.server import EXPORT
+from tests.nas.guest.server import EXPORT, forget_pages
 
 Hosts = tuple[NasBackend, NasBackend]
 KEY = key_of(0)
+LARGE, PIECE = 8 * 1024 * 1024, 1024 * 1024
 WAIT_S = 60
-REACH_S = 3
-TRIES = 6
+REACH_S = 6
+TRIES = 8
 """How often a call is tried whose own question was kept back by another, as the client was asked to wait too long."""
 
 
@@ -61,6 +63,41 @@ async def test_work_waits_for_the_server(hosts: Hosts) -> None:
         ended.set()
     assert {key: await read_all(two, key) for key in contents} == contents
     assert await found_keys(two, "") == sorted(contents)
+
+
+async def test_an_upload_bears_a_restart_in_its_middle(hosts: Hosts) -> None:
+    """Some of its bytes are with the server, some on their way, and the rest is written while there is none."""
+    one, two = hosts
+    data = secrets.token_bytes(LARGE)
+    upload = await two.open_upload("0" * 32)
+    for at in range(0, LARGE, PIECE):
+        if at == LARGE // 2:
+            await asyncio.to_thread(server.stop)
+            starting = asyncio.get_running_loop().call_later(1, server.start)
+        await upload.write(data[at : at + PIECE])
+    assert await upload.commit(KEY) == (KEY,)
+    starting.cancel()
+    forget_pages()
+    assert await read_all(one, KEY) == data
+
+
+async def test_a_full_export_is_told(hosts: Hosts) -> None:
+    """As such, with nothing visible and nothing lost; deleting goes on, and once there is room again so does all else."""
+    one, two = hosts
+    await two.put_new(KEY, b"kept")
+    await two.put_new(key_of(1), b"x" * LARGE)
+    with server.full():
+        with pytest.raises(StorageFull):
+            await two.put_new(key_of(2), b"x" * LARGE)
+        upload = await two.open_upload("0" * 32)
+        await upload.write(b"x" * LARGE)
+        with pytest.raises(StorageFull):
+            await upload.commit(key_of(2))
+        assert await found_keys(one, "") == sorted([KEY, key_of(1)])
+        assert await two.delete([key_of(1)]) == {key_of(1)}
+    await _commit(two, key_of(2))
+    assert await found_keys(one, "") == sorted([KEY, key_of(2)])
+    assert await read_all(one, KEY) == b"kept"
 
 
 async def _commit(two: NasBackend, key: str) -> None:

@@ -15,18 +15,28 @@ from blobstore.abc.backend import read_all
 from blobstore.abc.paging import every
 from blobstore.app import make_collector
 from blobstore.backends.nas import NasBackend
-from blobstore.errors import BlobstoreError, CollectionRefused, ForeignStore, IndexMissing, KeyUnknown, StorageFailed
+from blobstore.errors import (
+    BlobstoreError,
+    CollectionRefused,
+    ConfigInvalid,
+    ForeignStore,
+    IndexMissing,
+    KeyUnknown,
+    StorageFailed,
+)
 from blobstore.gc import GcPolicy
 from blobstore.index.lmdb import LmdbIndex
 from blobstore.layout import BLOBS_PREFIX, parse_blob_key
 from blobstore.store import Store
 from blobstore.testing.fakes import image
 from blobstore.testing.invariants import find_broken, find_garbage
-from tests.nas.guest.server import local_place, new_place, place_of
+from tests.nas.guest.server import IS_LONG, local_place, new_place, place_of
 
 AT_ONCE = GcPolicy(grace_s=0, quarantine_s=0, delete_untagged=True, max_share=1)
-IMAGES = 24
+IMAGES = 24 if IS_LONG else 8
 LARGE = 3 * 1024 * 1024
+MAP_BYTES = 1024**3
+"""A process of the guest has addresses for one index of the usual size, and some tests open two."""
 
 
 class Share:
@@ -40,7 +50,9 @@ class Share:
         return NasBackend(str(place_of(client, self._version) / self._place), str(local_place()))
 
     def store(self, client: str = "one", index: str | None = None) -> Store:
-        return Store(self.backend(client), LmdbIndex(index or self._index, ballast_bytes=65536))
+        return Store(
+            self.backend(client), LmdbIndex(index or self._index, map_size_bytes=MAP_BYTES, ballast_bytes=65536)
+        )
 
 
 @pytest_asyncio.fixture
@@ -142,6 +154,14 @@ async def test_a_store_by_its_url(version: int, monkeypatch: pytest.MonkeyPatch)
     async with blobstore.open(f"nas://{place_of('one', version)}/{place}") as store:
         assert await find_broken(store) == []
         await store.repository("app").find_manifest("t1")
+    for state, index in (
+        (str(place_of("one", version) / "state"), None),
+        (local_place(), str(place_of("one", version) / "index")),
+    ):
+        monkeypatch.setenv("XDG_STATE_HOME", str(state))
+        with pytest.raises(ConfigInvalid, match="the index and the locks beside it are never on a share"):
+            async with blobstore.open(f"nas://{place_of('one', version)}/{place}", index=index):
+                pass
     monkeypatch.setenv("XDG_STATE_HOME", str(local_place()))
     with pytest.raises(IndexMissing, match="PostgreSQL"):
         async with blobstore.open(f"nas://{place_of('two', version)}/{place}"):

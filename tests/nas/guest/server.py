@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -10,7 +11,11 @@ from pathlib import Path
 
 EXPORT = Path("/srv/export")
 VERSIONS = (3, 4)
+IS_LONG = os.environ.get("PROFILE") == "long"
+"""Whether the guest may take as long as it wants."""
 _CLIENT_TWO = "10.9.0.2"
+_MIB = 1024 * 1024
+_LEFT_BYTES = 4 * _MIB
 
 
 def place_of(client: str, version: int) -> Path:
@@ -65,6 +70,24 @@ def answers_lost() -> Iterator[None]:
         yield
     finally:
         _shell.run(f"ip route del blackhole {_CLIENT_TWO}/32")
+
+
+@contextlib.contextmanager
+def full() -> Iterator[None]:
+    """The disk of the export has a few MiB left."""
+    filler = EXPORT / "filler"
+    try:
+        with open(filler, "wb") as file:
+            size = 0
+            for step in (64 * _MIB, _MIB):
+                with contextlib.suppress(OSError):
+                    while True:
+                        os.posix_fallocate(file.fileno(), size, step)
+                        size += step
+            file.truncate(size - _LEFT_BYTES)
+        yield
+    finally:
+        filler.unlink()
 
 
 def forget_pages() -> None:

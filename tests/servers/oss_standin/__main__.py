@@ -46,8 +46,8 @@ class Control:
         verb = getattr(self, request.match_info["verb"])
         return web.json_response(verb(**await request.json()))
 
-    def bucket(self, name: str, versioning: str = "") -> None:
-        self._service.buckets[name] = Bucket(name, self._service.region, versioning)
+    def bucket(self, name: str, versioning: str = "", *, forgets: bool = False) -> None:
+        self._service.buckets[name] = Bucket(name, self._service.region, versioning, forgets=forgets)
 
     def drop_bucket(self, name: str) -> None:
         self._service.buckets.pop(name, None)
@@ -66,6 +66,7 @@ class Control:
         self._service.faults.clear()
         self._service.held.clear()
         self._service.counts.clear()
+        self._service.actions.clear()
         self._service.clock_ahead_s = 0
 
     def release(self) -> int:
@@ -87,6 +88,9 @@ class Control:
 
     def counts(self) -> dict[str, int]:
         return dict(self._service.counts)
+
+    def actions(self) -> dict[str, int]:
+        return dict(self._service.actions)
 
     def state(self, bucket: str) -> dict[str, Any]:
         """What a bucket really holds."""

@@ -162,6 +162,8 @@ async def delete_many(service: Service, call: Call) -> Effect:
         raise Refusal(400, "MalformedXML", "The XML you provided was not well-formed.")
     if any(version_id == "" for _, version_id in wanted):
         raise Refusal(400, "InvalidArgument", "The version id is empty.")
+    if any(version_id is not None for _, version_id in wanted):
+        call.need("oss:DeleteObjectVersion")
     is_quiet = root.findtext("Quiet") == "true"
 
     def effect() -> web.Response:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 from aiohttp import web
 
+from tests.servers.oss_standin.joining import joined
 from tests.servers.oss_standin.objects import kept_headers, make_version, refuse_overwrite, version_header
 from tests.servers.oss_standin.replies import Refusal, answer, encoded, iso_time, xml
 from tests.servers.oss_standin.service import Call, Effect, Service
@@ -87,9 +88,9 @@ async def complete(service: Service, call: Call) -> Effect:
         bodies = _chosen(multipart, text)
         crc = bodies[0].crc
         for body in bodies[1:]:
-            crc = _combined(crc, body)
-        joined = hashlib.md5("".join(body.etag for body in bodies).encode(), usedforsecurity=False)
-        etag = f"{joined.hexdigest().upper()}-{len(bodies)}"
+            crc = joined(crc, body.crc, body.size)
+        digest = hashlib.md5("".join(body.etag for body in bodies).encode(), usedforsecurity=False)
+        etag = f"{digest.hexdigest().upper()}-{len(bodies)}"
         version = make_version(bodies, etag, crc, multipart.headers, "Multipart")
         bucket.add(call.key, version)
         del bucket.multiparts[multipart.upload_id]
@@ -180,10 +181,3 @@ def _chosen(multipart: Multipart, text: bytes) -> list[Body]:
     if any(body.size < PART_MIN_BYTES for body in bodies[:-1]):
         raise Refusal(400, "EntityTooSmall", "Your proposed upload is smaller than the minimum allowed size.")
     return bodies
-
-
-def _combined(crc: int, body: Body) -> int:
-    """The checksum of what has `crc` with a body behind it; from oss2, whose arithmetic is not ours."""
-    from oss2.utils import Crc64
-
-    return int(Crc64().combine(crc, body.crc, body.size))

@@ -47,6 +47,7 @@ ACTIONS = {
 class Call:
     """One request, taken apart."""
 
+    service: Service
     request: web.Request
     operation: str
     bucket_name: str
@@ -56,13 +57,24 @@ class Call:
     account: signatures.Account
     fault: Fault | None
 
+    def need(self, action: str) -> None:
+        """Refuse the call if its account may not do that."""
+        self.service.actions[action] += 1
+        if action in self.account.denied:
+            raise Refusal(403, "AccessDenied", "You have no right to access this object because of bucket acl.")
+
     async def body(self) -> Body:
         """Read the body and check it against what was announced."""
         length = self.request.content_length
         if length is None and self.request.headers.get("transfer-encoding", "").lower() != "chunked":
             raise Refusal(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
         announced = self.headers.get("content-md5")
-        body = Body(length, wants_md5=announced is not None or (length or 0) <= IN_MEMORY_MAX_BYTES)
+        bucket = self.service.buckets.get(self.bucket_name) if self.key else None
+        body = Body(
+            length,
+            wants_md5=announced is not None or (length or 0) <= IN_MEMORY_MAX_BYTES,
+            is_forgotten=bucket is not None and bucket.forgets,
+        )
         is_garbled = self.fault is not None and self.fault.kind == "garble_received"
         async for data in self.request.content.iter_any():
             is_last = is_garbled and body.size + len(data) == length
@@ -90,6 +102,8 @@ class Service:
         self.faults = Faults()
         self.clock_ahead_s = 0.0
         self.counts: Counter[str] = Counter()
+        self.actions: Counter[str] = Counter()
+        """What rights were needed."""
         self.held: list[Effect] = []
         self._handlers = handlers
 
@@ -120,10 +134,10 @@ class Service:
         now = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.clock_ahead_s)
         signed = signatures.Signed(request.method, bucket_name, key, query, headers)
         account = signatures.check(signed, self.accounts, self.region, now)
-        if ACTIONS[operation] in account.denied:
-            raise Refusal(403, "AccessDenied", "You have no right to access this object because of bucket acl.")
         fault = self.faults.take(operation, key)
-        return Call(request, operation, bucket_name, key, query, headers, account, fault)
+        call = Call(self, request, operation, bucket_name, key, query, headers, account, fault)
+        call.need(ACTIONS[operation])
+        return call
 
     def _place(self, host: str, raw_path: str) -> tuple[str, str]:
         """Bucket and key: by path on an address or `localhost`, else by the host's name."""

@@ -19,16 +19,18 @@ _numbers = itertools.count(1)
 
 
 class Body:
-    """Bytes, written once: in memory while they are few, else in a file without a name, which goes when nobody reads it."""
+    """Bytes, written once: in memory while they are few, else in a file without a name, which goes when nobody reads it.
+    Forgotten ones are only counted and summed, and can't be read."""
 
-    def __init__(self, expected_bytes: int | None, *, wants_md5: bool) -> None:
+    def __init__(self, expected_bytes: int | None, *, wants_md5: bool, is_forgotten: bool = False) -> None:
         self.size = 0
+        self._is_forgotten = is_forgotten
         self.crc = 0
         self._md5 = hashlib.md5(usedforsecurity=False) if wants_md5 else None
         self._memory = bytearray()
         is_long = expected_bytes is None or expected_bytes > IN_MEMORY_MAX_BYTES
         # It is closed when its last reader lets go of it.
-        self.file = tempfile.TemporaryFile(buffering=0) if is_long else None  # noqa: SIM115
+        self.file = tempfile.TemporaryFile(buffering=0) if is_long and not is_forgotten else None  # noqa: SIM115
 
     def append(self, data: bytes) -> None:
         self.crc = crc64.xz(data, self.crc) if self.size else crc64.xz(data)
@@ -38,7 +40,7 @@ class Body:
             view = memoryview(data)
             while view:
                 view = view[os.write(self.file.fileno(), view) :]
-        else:
+        elif not self._is_forgotten:
             self._memory += data
         self.size += len(data)
 
@@ -55,6 +57,7 @@ class Body:
         return f"{self.crc:016X}{self.size:016X}"
 
     def read(self, start: int, stop: int) -> bytes:
+        assert not self._is_forgotten, "this bucket forgets bytes"
         if self.file is not None:
             return os.pread(self.file.fileno(), stop - start, start)
         return bytes(self._memory[start:stop])
@@ -100,8 +103,10 @@ class Multipart:
 class Bucket:
     """Objects by key."""
 
-    def __init__(self, name: str, region: str, versioning: str = "") -> None:
+    def __init__(self, name: str, region: str, versioning: str = "", *, forgets: bool = False) -> None:
         self.name, self.region, self.versioning = name, region, versioning
+        self.forgets = forgets
+        """For benches of uploads: what is measured shall not be this machine's memory or disk."""
         self.multiparts: dict[str, Multipart] = {}
         self.undeletable: set[str] = set()
         """Keys that a retention rule keeps."""
