@@ -103,10 +103,11 @@ class Store:
                     await self._join(marker)
             else:
                 await self._make(is_wanted=create)
+            await self._look_for_older_copy()
         except BaseException:
+            self._identity = None
             await self._release()
             raise
-        await self._look_for_older_copy()
 
     @contextlib.contextmanager
     def _naming_other_hosts(self) -> Iterator[None]:

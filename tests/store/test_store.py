@@ -14,6 +14,7 @@ import pytest
 
 import blobstore
 from blobstore.app import make_collector, rebuild_index
+from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.blocking import BlockingStore
 from blobstore.digest import Digest
 from blobstore.errors import (
@@ -31,6 +32,7 @@ from blobstore.errors import (
     StoreBusy,
     StoreFrozen,
     StoreUnknown,
+    TransientError,
 )
 from blobstore.gc import GcPolicy
 from blobstore.store import Store
@@ -60,6 +62,22 @@ async def test_a_mistyped_place_makes_nothing(place: str) -> None:
     for url in ("s3:///prefix", "ftp://host", "file://host/path", ""):
         with pytest.raises(ConfigInvalid):
             await open_and_close(url)
+
+
+async def test_an_open_that_fails_late_holds_nothing(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last thing that is asked for is a listing: should that fail, the same process opens the store with its next try, and
+    another one may rebuild."""
+    await open_and_close(place, create=True)
+
+    def fail(*_: object) -> None:
+        raise TransientError("no listings just now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FilesystemBackend, "list", fail)
+        with pytest.raises(TransientError):
+            await open_and_close(place)
+    await open_and_close(place)
+    assert not (await rebuild_index(place)).problems
 
 
 async def test_a_store_whose_index_is_lost_is_not_given_an_empty_one(place: str) -> None:
