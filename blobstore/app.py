@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -16,7 +16,7 @@ from blobstore.abc.backend import Backend
 from blobstore.backends._object_store import ObjectStoreBackend
 from blobstore.backends.filesystem import FilesystemBackend
 from blobstore.clock import Clock, SystemClock, iso_utc, random_hex
-from blobstore.config import Config
+from blobstore.config import Config, GcConfig
 from blobstore.durable import is_there, make_directories, storage_errors, sync_directory
 from blobstore.errors import ForeignStore, FormatUnsupported, StoreUnknown
 from blobstore.events import Event, EventSink, Waiting, discard
@@ -32,11 +32,12 @@ from blobstore.locations import (
     parse_store_url,
 )
 from blobstore.marker import read_marker
-from blobstore.promises import HoldTerms
+from blobstore.promises import GRACE_S_DEFAULT, HoldTerms
 from blobstore.rebuild import RebuildReport, finish, rebuild
 from blobstore.reconcile import find_orphans
 from blobstore.remote import make_nas_backend, make_object_store, naming_endpoint, state_home
 from blobstore.store import Store
+from blobstore.units import parse_duration_s
 
 _STORE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -51,6 +52,7 @@ async def open_store(
     clock: Clock | None = None,
     terms: HoldTerms | None = None,
     events: EventSink = discard,
+    wrap: Callable[[Backend], Backend] | None = None,
 ) -> AsyncIterator[Store]:
     """An open store, for the length of an `async with`.
 
@@ -62,12 +64,14 @@ async def open_store(
         clock: for tests.
         terms: how long answers of this process are promises.
         events: is told what happens.
+        wrap: makes another backend of the store's own, one that measures.
 
     Raises:
         ConfigInvalid: a URL or the configuration can't be used.
         StoreUnknown, IndexMissing, ForeignStore, …: see `Store.open`.
     """
-    store = await _open(parse_store_url(url), index or None, config or Config(), clock, terms, events, create=create)
+    location = parse_store_url(url)
+    store = await _open(location, index or None, config or Config(), clock, terms, events, wrap, create=create)
     try:
         yield store
     finally:
@@ -81,15 +85,15 @@ async def _open(
     clock: Clock | None,
     terms: HoldTerms | None,
     events: EventSink,
+    wrap: Callable[[Backend], Backend] | None,
     *,
     create: bool,
 ) -> Store:
     for is_last_try in (False, True):
         place = await _find(location, index, config, events, is_new_wanted=create)
         new = place.store_id if place.is_new else None
-        store = Store(
-            place.backend, LmdbIndex(place.index_path), clock=clock, terms=terms, events=events, new_store_id=new
-        )
+        backend = wrap(place.backend) if wrap is not None else place.backend
+        store = Store(backend, LmdbIndex(place.index_path), clock=clock, terms=terms, events=events, new_store_id=new)
         try:
             await store.open(create=create)
         except ForeignStore:
@@ -179,6 +183,41 @@ def index_location(url: str, index: str | None) -> LmdbLocation:
         return parse_index_url(index)
     assert isinstance(location, FilesystemLocation), "only its marker tells where the index is"
     return LmdbLocation(location.default_index_path)
+
+
+def hold_terms(config: GcConfig) -> HoldTerms:
+    """Promises last as long as the collector waits. No shorter than usual: with a grace of 0 an import would lose its own
+    blobs before their manifest comes."""
+    grace_s = parse_duration_s(config.grace) if config.grace is not None else GRACE_S_DEFAULT
+    return HoldTerms(grace_s=max(grace_s, GRACE_S_DEFAULT))
+
+
+def policy_of(
+    config: GcConfig,
+    *,
+    grace: str | None = None,
+    quarantine: str | None = None,
+    delete_untagged: bool | None = None,
+    max_share: float | None = None,
+    upload_idle: str | None = None,
+) -> GcPolicy:
+    """The policy of a collection: the command line's words, then the file's, then the defaults.
+
+    Raises:
+        ConfigInvalid: a duration or a share is none.
+    """
+    policy = GcPolicy()
+    grace = config.grace if grace is None else grace
+    quarantine = config.quarantine if quarantine is None else quarantine
+    upload_idle = config.upload_idle if upload_idle is None else upload_idle
+    wanted = {
+        "grace_s": parse_duration_s(grace) if grace is not None else None,
+        "quarantine_s": parse_duration_s(quarantine) if quarantine is not None else None,
+        "delete_untagged": config.delete_untagged if delete_untagged is None else delete_untagged,
+        "upload_idle_s": parse_duration_s(upload_idle) if upload_idle is not None else None,
+        "max_share": config.max_share if max_share is None else max_share,
+    }
+    return msgspec.structs.replace(policy, **{key: value for key, value in wanted.items() if value is not None})
 
 
 def make_collector(store: Store, policy: GcPolicy | None = None, *, events: EventSink = discard) -> Collector:

@@ -31,6 +31,11 @@ class SystemClock:
         return time.monotonic_ns() // 1_000_000
 
 
+def stopwatch_s() -> float:
+    """Seconds from any origin, for measuring how long something took; nothing is decided by it, so no test need advance it."""
+    return time.perf_counter()
+
+
 def random_hex(size_bytes: int) -> str:
     """Unguessable hex text of `2 × size_bytes` characters."""
     return secrets.token_hex(size_bytes)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -15,6 +15,8 @@ from blobstore.units import parse_duration_s, parse_size_bytes
 
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$\.?(.*)`)?")
 _WRONG = re.compile(r"(.*) - at `\$\.?(.*)`")
+
+Table = TypeVar("Table", bound=msgspec.Struct)
 
 
 class GcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,9 +94,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     s3: S3Config = S3Config()
     oss: OssConfig = OssConfig()
     nas: NasConfig = NasConfig()
+    server: Mapping[str, Any] = {}
+    """The table `[server]` as it stands there; `blobstore.server.config` checks it."""
 
 
-_TABLES = {"gc": GcConfig, "s3": S3Config, "oss": OssConfig, "nas": NasConfig}
+_TABLES: Mapping[str, type[msgspec.Struct]] = {"gc": GcConfig, "s3": S3Config, "oss": OssConfig, "nas": NasConfig}
 _DURATIONS = frozenset({"grace", "quarantine", "upload_idle", "connect_timeout", "read_timeout"})
 _SIZES = frozenset({"part_size", "part_memory"})
 _NEVER_NOTHING = frozenset({"connect_timeout", "read_timeout", "part_memory"})
@@ -110,21 +114,40 @@ def load_config(path: str) -> Config:
     Raises:
         ConfigInvalid: it can't be read, or a key or value in it can't be used.
     """
+    config = convert_document(path, read_document(path), Config, _TABLES)
+    for table in _TABLES:
+        _check_values(path, table, getattr(config, table))
+    return _below(os.path.dirname(os.path.abspath(path)), config)
+
+
+def read_document(path: str) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Raises:
+        ConfigInvalid: it can't be read, or is none.
+    """
     try:
         with open(path, "rb") as file:
-            document = tomllib.load(file)
+            return tomllib.load(file)
     except OSError as error:
         raise ConfigInvalid(f"the configuration file {path} can't be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         # Not only its own errors: tomllib lets through those of a number too long and of tables nested too deeply.
         raise ConfigInvalid(f"{path} is not TOML: {error}") from error
+
+
+def convert_document(
+    path: str, document: dict[str, Any], kind: type[Table], tables: Mapping[str, type[msgspec.Struct]]
+) -> Table:
+    """A document as a value; `tables` are those in it by their names, for what an error says.
+
+    Raises:
+        ConfigInvalid: a key is unknown, or its value of another type.
+    """
     try:
-        config = msgspec.convert(document, Config, strict=True)
+        return msgspec.convert(document, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise ConfigInvalid(f"{path}: {_explain(str(error))}") from error
-    for table in _TABLES:
-        _check_values(path, table, getattr(config, table))
-    return _below(os.path.dirname(os.path.abspath(path)), config)
+        raise ConfigInvalid(f"{path}: {_explain(str(error), kind, tables)}") from error
 
 
 def read_secret(path: str) -> str:
@@ -145,11 +168,11 @@ def read_secret(path: str) -> str:
     return secret
 
 
-def _explain(text: str) -> str:
+def _explain(text: str, root: type[msgspec.Struct], tables: Mapping[str, type[msgspec.Struct]]) -> str:
     unknown = _UNKNOWN.fullmatch(text)
     if unknown is not None:
         table = unknown[2]
-        known = _TABLES.get(table, Config).__struct_fields__
+        known = tables.get(re.sub(r"\[[0-9]+\]", "[...]", table or ""), root).__struct_fields__
         key = f"{table}.{unknown[1]}" if table else unknown[1]
         files = [name for name in known if name == f"{unknown[1]}_file"]
         if files:
@@ -160,7 +183,8 @@ def _explain(text: str) -> str:
         return text
     what = wrong[1].replace("`str | null`", "text in quotes").replace("`bool | null`", "true or false")
     what = what.replace("`float | null`", "a number").replace("`int | null`", "a whole number")
-    what = what.replace("`object`", f"a table, written [{wrong[2]}]")
+    what = what.replace("`array | null`", "a list of texts in quotes")
+    what = re.sub(r"`object(?: \| null)?`", f"a table, written [{wrong[2]}]", what)
     return f"the key {wrong[2]} can't be used: {what[:1].lower()}{what[1:]}"
 
 

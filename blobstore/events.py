@@ -42,6 +42,12 @@ class Progress(msgspec.Struct, frozen=True):
     total: int
 
 
+class PromiseBroken(msgspec.Struct, frozen=True):
+    """A blob was asked for that the index says is here, and its bytes are gone. Never to happen; an `Alarm` says what to do."""
+
+    digest: Digest
+
+
 class Alarm(msgspec.Struct, frozen=True):
     """Something an operator should know now: damage, or a guard that stopped a collection."""
 
@@ -54,7 +60,7 @@ class Waiting(msgspec.Struct, frozen=True):
     text: str
 
 
-Event = BlobPushed | ManifestPushed | BlobFreed | Progress | Alarm | Waiting
+Event = BlobPushed | ManifestPushed | BlobFreed | Progress | PromiseBroken | Alarm | Waiting
 
 
 class EventSink(Protocol):

@@ -13,7 +13,7 @@ import blake3
 from blobstore.abc.records import Blob
 from blobstore.digest import Digest
 from blobstore.errors import BlobDamaged, BlobUnknown, KeyUnknown, RangeInvalid
-from blobstore.events import Alarm
+from blobstore.events import Alarm, PromiseBroken
 from blobstore.hashing import INLINE_HASH_MAX_BYTES
 from blobstore.parts import Parts
 from blobstore.pool import Lane
@@ -120,6 +120,7 @@ async def _look_again(parts: Parts, digest: Digest, blob: Blob, error: KeyUnknow
         raise BlobUnknown(f"no blob {digest}; it was collected just now") from error
     if found.generation == blob.generation:
         text = f"the bytes of {digest} are missing; `blobstore check` marks it, a push heals it"
+        parts.events(PromiseBroken(digest))
         parts.events(Alarm(text))
         raise BlobDamaged(text) from error
     return found

@@ -145,10 +145,17 @@ class Repository:
         """
         wanted = [TagName.parse(each) for each in (*([tag] if tag is not None else []), *tags)]
         manifest = await self._parts.hash_pool.run(parse_manifest, body, media_type)
+        await self.put_parsed_manifest(manifest, wanted, digest=digest)
+        return manifest.descriptor
+
+    async def put_parsed_manifest(
+        self, manifest: Manifest, tags: Sequence[TagName] = (), *, digest: Digest | None = None
+    ) -> None:
+        """As `put_manifest`, for one that was parsed."""
         content = await self._content(manifest, digest)
         intent = await open_intent(self._parts, self._name, manifest.digest)
         try:
-            result = await self._put(intent, content, manifest, wanted)
+            result = await self._put(intent, content, manifest, tags)
         except BaseException:
             await unstoppable(self._take_back(intent, manifest.digest))
             raise
@@ -158,8 +165,7 @@ class Repository:
         if result.outcome is CommitOutcome.INTERRUPTED:
             raise UploadInterrupted(f"the put of {manifest.digest} was expired under way; try again")
         await self._parts.journal.settle(result.sequence)
-        self._parts.events(ManifestPushed(self._name, manifest.digest, tuple(wanted)))
-        return manifest.descriptor
+        self._parts.events(ManifestPushed(self._name, manifest.digest, tuple(tags)))
 
     async def _take_back(self, intent: Intent, digest: Digest) -> None:
         names = [blob_key(digest, intent.generation)]

@@ -34,6 +34,9 @@ from blobstore.pool import Lane, WorkerPool, unstoppable
 
 OCTET_STREAM = "application/octet-stream"
 _WHOLE_CHUNK_MIN_BYTES = 256 * 1024
+# Of an upload that has a file already. Less than what an event loop reads of a socket at once (uvloop: 250 KiB), so that most
+# pieces are handed on as they come: joined, they would be copied, and as many again would wait in memory.
+_WHOLE_PIECE_MIN_BYTES = 192 * 1024
 
 
 class Upload:
@@ -75,12 +78,14 @@ class Upload:
         await self._renew()
         # bytes can't change under us; anything else is copied, as its owner may reuse it.
         piece = data if isinstance(data, bytes) else bytes(data)
-        if not self._pending and len(piece) >= _WHOLE_CHUNK_MIN_BYTES:
+        # A blob of one chunk needs no file on its way.
+        has_file = self._staged is not None
+        if not self._pending and len(piece) >= (_WHOLE_PIECE_MIN_BYTES if has_file else _WHOLE_CHUNK_MIN_BYTES):
             await self._hand_over(piece)
             return
         self._pending.append(piece)
         self._pending_bytes += len(piece)
-        if self._pending_bytes >= CHUNK_BYTES:
+        if self._pending_bytes >= (_WHOLE_PIECE_MIN_BYTES if has_file else CHUNK_BYTES):
             await self._hand_over_pending()
 
     async def commit(self, digest: Digest | None = None, size_bytes: int | None = None) -> Descriptor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import msgspec
 
 from blobstore.abc.index import Index
 from blobstore.abc.paging import every, every_tag
-from blobstore.abc.records import ManifestKey, ManifestNode, ReferencedBlob
+from blobstore.abc.records import ManifestKey, ManifestNode, ReferencedBlob, Totals
 from blobstore.digest import Digest
 from blobstore.names import RepositoryName, TagName
 
@@ -54,6 +55,32 @@ class TagUsage(msgspec.Struct, frozen=True):
     tag: TagName
     digest: Digest
     usage: Usage
+
+
+def totals_document(totals: Totals, location: str, store_id: str) -> dict[str, Any]:
+    """The counters of a store as `stats --json` prints them."""
+    stored = totals.present_bytes + totals.condemned_bytes + totals.suspect_bytes
+    # A rebuilt index doesn't know what was pushed before.
+    ratio = round(totals.pushed_bytes / stored, 3) if stored and totals.pushed_bytes >= stored else None
+    return {
+        "store": location,
+        "store_id": store_id,
+        "blobs": totals.present_blobs + totals.condemned_blobs + totals.suspect_blobs,
+        "bytes_stored": stored,
+        "bytes_pushed": totals.pushed_bytes,
+        "bytes_deleted": totals.freed_bytes,
+        "ratio": ratio,
+        "garbage": {
+            "blobs": totals.unreferenced_blobs + totals.condemned_blobs,
+            "bytes": totals.unreferenced_bytes + totals.condemned_bytes,
+        },
+        "suspect": {"blobs": totals.suspect_blobs, "bytes": totals.suspect_bytes},
+        "repositories": totals.repositories,
+        "manifests": totals.manifests,
+        "untagged_manifests": totals.loose_manifests,
+        "tags": totals.tags,
+        "uploads": totals.uploads,
+    }
 
 
 async def repository_usage(index: Index) -> tuple[dict[RepositoryName, Usage], Usage]:

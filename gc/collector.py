@@ -73,8 +73,9 @@ class Collector:
 
     # Planning
 
-    async def plan(self, *, is_full: bool = True) -> Plan:
-        """What a run at this moment would do; changes nothing.
+    async def plan(self, *, is_full: bool = True, run: str | None = None) -> Plan:
+        """What a run at this moment would do; changes nothing. `run` names it where it had to have a name before; see
+        `new_run`.
 
         Raises:
             StoreFrozen: the index is an older copy, or not alone with its backend.
@@ -95,7 +96,7 @@ class Collector:
             due = [_due(trash) async for trash in self._due(now_ms, self._policy)]
             abandoned = await self._abandoned(now_ms)
         return Plan(
-            run=random_hex(8),
+            run=run or new_run(),
             store_id=identity.store_id,
             now_ms=now_ms,
             is_full=is_full,
@@ -116,9 +117,9 @@ class Collector:
             return 0
         return len(marked.spared) if is_full else totals.loose_manifests - marked.loose_dropped
 
-    async def dry_run(self, *, is_full: bool = True) -> RunReport:
+    async def dry_run(self, *, is_full: bool = True, run: str | None = None) -> RunReport:
         """The plan, reported as the run would report it; if the run would be refused, it says so."""
-        plan = await self.plan(is_full=is_full)
+        plan = await self.plan(is_full=is_full, run=run)
         doubt = await self._doubt_of_time(self._policy)
         return predict(plan, (doubt.refusal if doubt is not None else None) or self._too_much(plan))
 
@@ -163,7 +164,7 @@ class Collector:
 
     # Acting
 
-    async def run(self, *, is_full: bool = True) -> RunReport:
+    async def run(self, *, is_full: bool = True, run: str | None = None) -> RunReport:
         """Plan and carry out.
 
         Raises:
@@ -171,7 +172,7 @@ class Collector:
             StoreFrozen, IndexDamaged, ForeignStore: see `plan`.
         """
         await self._check_clock(self._policy)
-        report = await self.carry_out(await self.plan(is_full=is_full))
+        report = await self.carry_out(await self.plan(is_full=is_full, run=run))
         # A removal of a repository that was killed half way. Not before planning, as a dry run could not foresee it.
         while await self._index.continue_removals(self._policy.batch_max, self._clock.now_ms()):
             pass
@@ -437,6 +438,11 @@ class _Doubt(msgspec.Struct, frozen=True):
 
     is_jump: bool
     refusal: str | None
+
+
+def new_run() -> str:
+    """What a run is called: random, so that two collectors never choose the same."""
+    return random_hex(8)
 
 
 def predict(plan: Plan, refusal: str | None = None) -> RunReport:

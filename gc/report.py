@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from blobstore.abc.records import ManifestKey
+from blobstore.abc.records import ManifestKey, RunRecord
 from blobstore.clock import iso_utc
 from blobstore.digest import Digest
 from blobstore.gc.plan import Plan
@@ -100,6 +100,12 @@ class RunReport(msgspec.Struct):
             "condemned": self.condemned_bytes if is_bytes else self.condemned_blobs,
             "freed": self.freed_bytes if is_bytes else self.freed_blobs,
         }
+
+
+def run_document(record: RunRecord) -> dict[str, Any]:
+    """What is remembered of a past run, as `gc runs --json` lists it: the report, with counts in place of its lists."""
+    summary: dict[str, Any] = msgspec.json.decode(record.report)
+    return {**summary, "finished_at": iso_utc(record.finished_at_ms)}
 
 
 class UndoReport(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ LAYERS = [
     ["remote"],
     ["app"],
     ["blocking"],
+    ["server"],
     ["testing"],
     ["cli", "__main__"],
 ]

@@ -174,6 +174,14 @@ class HandsOutPaths(Protocol):
         """Where the file of a key lies; it may be gone by the time it is opened."""
 
 
+@runtime_checkable
+class Presigns(Protocol):
+    """A backend whose objects anybody may get for a while by a URL that it signs."""
+
+    async def presign(self, key: str, valid_s: int) -> str:
+        """A URL for a GET of what is under a key; sends nothing. It can't be taken back."""
+
+
 async def read_all(backend: Backend, key: str) -> bytes:
     """The whole of a small value.
 

@@ -129,6 +129,11 @@ class BlobIndex(abc.ABC):
         """Promise to `target` a blob that `source` sees; None if it doesn't."""
 
     @abc.abstractmethod
+    async def list_viewers(self, digest: Digest, limit: int, now_ms: int, terms: HoldTerms) -> Sequence[RepositoryName]:
+        """Repositories that see a blob, up to `limit` that keep it and `limit` that hold it, each once: where it could be mounted
+        from. A hint: `mount_blob` looks again."""
+
+    @abc.abstractmethod
     async def delete_blob(self, repository: RepositoryName, digest: Digest, now_ms: int, terms: HoldTerms) -> None:
         """Let go of a repository's hold.
 

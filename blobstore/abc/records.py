@@ -116,6 +116,7 @@ class ManifestRecord(msgspec.Struct, frozen=True):
     """What the index says of a manifest in a repository.
 
     `lost_at_ms` is when it was pushed, or last lost a tag, a parent or its subject, or was renewed without any of them.
+    `tagged_as` is the digest of another algorithm that the tag, if it was asked for by one, was pushed with.
     """
 
     key: ManifestKey
@@ -127,6 +128,7 @@ class ManifestRecord(msgspec.Struct, frozen=True):
     tag_count: int
     lost_at_ms: int
     is_subject_gone: bool
+    tagged_as: Digest | None = None
 
 
 class ManifestNode(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import blobstore
 from blobstore.cli._gc import gc as gc_command
 
 _COMMANDS = {
+    "serve": ("_serve:serve", "Serve a registry over HTTP, collecting on its schedule."),
     "init": ("_init:init", "Make a store."),
     "import": ("_images:import_", "Import an OCI image layout (directory or tar) or a `docker save` tar."),
     "export": ("_images:export", "Write an image as an OCI image layout, a directory or a .tar."),

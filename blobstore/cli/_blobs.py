@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from blobstore.abc.records import Hold
-from blobstore.cli._common import Common, policy_of
+from blobstore.app import policy_of
+from blobstore.cli._common import Common
 from blobstore.cli._output import Output
 from blobstore.cli._progress import Reporter, reporting
 from blobstore.cli._streams import check_path, open_input, open_output, read_chunks

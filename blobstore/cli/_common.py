@@ -11,14 +11,11 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from blobstore.app import open_store
+from blobstore.app import hold_terms, open_store
 from blobstore.config import Config, GcConfig, load_config
 from blobstore.events import EventSink
-from blobstore.gc import GcPolicy
 from blobstore.locations import DEFAULT_STORE, parse_index_url, parse_store_url
-from blobstore.promises import GRACE_S_DEFAULT, HoldTerms
 from blobstore.store import Store
-from blobstore.units import parse_duration_s
 
 STORE_VARIABLE = "BLOBSTORE_STORE"
 INDEX_VARIABLE = "BLOBSTORE_INDEX"
@@ -77,40 +74,6 @@ class Common:
             events=events,
         ) as store:
             yield store
-
-
-def policy_of(
-    config: GcConfig,
-    *,
-    grace: str | None = None,
-    quarantine: str | None = None,
-    delete_untagged: bool | None = None,
-    max_share: float | None = None,
-    upload_idle: str | None = None,
-) -> GcPolicy:
-    """The policy of a collection: the command line's words, then the file's, then the defaults.
-
-    Raises:
-        ConfigInvalid: a duration or a share is none.
-    """
-    policy = GcPolicy()
-    grace, quarantine = _first(grace, config.grace), _first(quarantine, config.quarantine)
-    upload_idle = _first(upload_idle, config.upload_idle)
-    wanted = {
-        "grace_s": parse_duration_s(grace) if grace is not None else None,
-        "quarantine_s": parse_duration_s(quarantine) if quarantine is not None else None,
-        "delete_untagged": config.delete_untagged if delete_untagged is None else delete_untagged,
-        "upload_idle_s": parse_duration_s(upload_idle) if upload_idle is not None else None,
-        "max_share": config.max_share if max_share is None else max_share,
-    }
-    return msgspec.structs.replace(policy, **{key: value for key, value in wanted.items() if value is not None})
-
-
-def hold_terms(config: GcConfig) -> HoldTerms:
-    """Promises last as long as the collector waits. No shorter than usual: with a grace of 0 an import would lose its own
-    blobs before their manifest comes."""
-    grace_s = parse_duration_s(config.grace) if config.grace is not None else GRACE_S_DEFAULT
-    return HoldTerms(grace_s=max(grace_s, GRACE_S_DEFAULT))
 
 
 def _first(*values: str | None) -> str | None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from blobstore.app import open_store
-from blobstore.cli._common import Common, hold_terms
+from blobstore.app import hold_terms, open_store
+from blobstore.cli._common import Common
 from blobstore.cli._errors import FAILED, UsageInvalid
 from blobstore.cli._output import Output, complain, counted
 from blobstore.cli._progress import reporting

@@ -9,8 +9,8 @@ from typing import Annotated
 import aiofiles
 from cyclopts import Parameter
 
-from blobstore.app import make_collector
-from blobstore.cli._common import Common, policy_of
+from blobstore.app import make_collector, policy_of
+from blobstore.cli._common import Common
 from blobstore.cli._errors import FAILED, UsageInvalid
 from blobstore.cli._gc_text import find_holds, show_report
 from blobstore.cli._output import Output

@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from blobstore.app import make_collector
-from blobstore.cli._common import Common, policy_of
+from blobstore.app import make_collector, policy_of
+from blobstore.cli._common import Common
 from blobstore.cli._errors import FAILED, UsageInvalid
 from blobstore.cli._output import Output, counted
 from blobstore.cli._progress import reporting
@@ -16,6 +15,7 @@ from blobstore.clock import iso_utc
 from blobstore.digest import Digest
 from blobstore.gc.explain import Explanation
 from blobstore.gc.explain import explain as explain_blob
+from blobstore.gc.report import run_document
 from blobstore.units import format_size
 
 _DEFAULTS = Common()
@@ -105,9 +105,7 @@ async def runs(*, limit: int = 20, common: Common = _DEFAULTS) -> None:
     with reporting(common) as events:
         async with common.open_store(events) as store:
             records = await store.index.list_runs(limit)
-    documents: list[dict[str, Any]] = [
-        {**json.loads(record.report), "finished_at": iso_utc(record.finished_at_ms)} for record in records
-    ]
+    documents: list[dict[str, Any]] = [run_document(record) for record in records]
     output.document({"runs": documents})
     if documents:
         output.table(

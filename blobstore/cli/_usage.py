@@ -12,7 +12,7 @@ from blobstore.cli._progress import reporting
 from blobstore.names import RepositoryName
 from blobstore.store import Store
 from blobstore.units import format_size
-from blobstore.usage import Usage, repository_usage, tag_usage
+from blobstore.usage import Usage, repository_usage, tag_usage, totals_document
 
 _DEFAULTS = Common()
 
@@ -67,28 +67,7 @@ async def stats(*, common: Common = _DEFAULTS) -> None:
     with reporting(common) as events:
         async with common.open_store(events) as store:
             totals, location, store_id = await store.totals(), store.backend.location, store.store_id
-    stored = totals.present_bytes + totals.condemned_bytes + totals.suspect_bytes
-    # A rebuilt index doesn't know what was pushed before.
-    ratio = round(totals.pushed_bytes / stored, 3) if stored and totals.pushed_bytes >= stored else None
-    document = {
-        "store": location,
-        "store_id": store_id,
-        "blobs": totals.present_blobs + totals.condemned_blobs + totals.suspect_blobs,
-        "bytes_stored": stored,
-        "bytes_pushed": totals.pushed_bytes,
-        "bytes_deleted": totals.freed_bytes,
-        "ratio": ratio,
-        "garbage": {
-            "blobs": totals.unreferenced_blobs + totals.condemned_blobs,
-            "bytes": totals.unreferenced_bytes + totals.condemned_bytes,
-        },
-        "suspect": {"blobs": totals.suspect_blobs, "bytes": totals.suspect_bytes},
-        "repositories": totals.repositories,
-        "manifests": totals.manifests,
-        "untagged_manifests": totals.loose_manifests,
-        "tags": totals.tags,
-        "uploads": totals.uploads,
-    }
+    document = totals_document(totals, location, store_id)
     output.document(document)
     for label, value in _lines(document):
         output.answer(f"{label + ':':20}{value}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 from blobstore.abc.records import Blob
 from blobstore.digest import Digest
 from blobstore.errors import BlobUnknown, StillReferenced
@@ -98,6 +101,34 @@ def mount_blob(
         return None
     row = _promise(tx, seen.raw, seen.row, state.make_repository(tx, target), now_ms)
     return state.blob_value(seen.raw, row)
+
+
+def list_viewers(tx: Transaction, digest: Digest, limit: int, now_ms: int, terms: HoldTerms) -> list[RepositoryName]:
+    """Repositories that see a blob."""
+    raw = state.canonical(tx, digest)
+    row = state.get_blob(tx, raw) if raw is not None else None
+    if raw is None or row is None or row.state == records.STATE_SUSPECT:
+        return []
+    numbers = dict.fromkeys(_keepers(tx, raw, limit))
+    for key, value in itertools.islice(tx.scan_prefix(Table.HOLDS, raw), limit):
+        hold = records.HOLD.decode(value)
+        if row.state == records.STATE_CONDEMNED or not state.is_hold_lapsed(tx, key, hold, now_ms, terms):
+            numbers[records.from_u32(key[32:])] = None
+    names = [(number, state.repository_name(tx, number)) for number in numbers if number != NO_REPOSITORY]
+    # The name of one that is being removed may be another's by now.
+    return [name for number, name in names if name is not None and state.repository_id(tx, name) == number]
+
+
+def _keepers(tx: Transaction, raw: bytes, limit: int) -> Iterator[int]:
+    """Ids of repositories with a manifest that keeps a blob, jumping over further manifests of the same."""
+    start = raw
+    for _ in range(limit):
+        key = next(tx.scan_keys(Table.EDGES_TO, start), b"")
+        if not key.startswith(raw):
+            return
+        number = records.from_u32(key[32:36])
+        yield number
+        start = raw + u32(number + 1)
 
 
 def _promise(tx: Transaction, raw: bytes, row: records.BlobRow, number: int, now_ms: int) -> records.BlobRow:

@@ -162,6 +162,10 @@ class KeyValueIndex(Index):
         """See `BlobIndex.mount_blob`."""
         return await self._write(_blobs.mount_blob, source, target, digest, now_ms, terms)
 
+    async def list_viewers(self, digest: Digest, limit: int, now_ms: int, terms: HoldTerms) -> Sequence[RepositoryName]:
+        """See `BlobIndex.list_viewers`."""
+        return await self._scan(_blobs.list_viewers, digest, limit, now_ms, terms)
+
     async def delete_blob(self, repository: RepositoryName, digest: Digest, now_ms: int, terms: HoldTerms) -> None:
         """See `BlobIndex.delete_blob`."""
         await self._write(_blobs.delete_blob, repository, digest, now_ms, terms)

@@ -80,7 +80,7 @@ def put_manifest(
     for raw, edges in reversed(checked.edges.items()):
         changes += insert_record(tx, number, by_raw.get(raw, manifest), edges, now_ms)
     for tag in tags:
-        changes += _set_tag(tx, u32(number) + manifest.digest.value, tag, now_ms)
+        changes += _set_tag(tx, u32(number) + manifest.digest.value, tag, now_ms, content.aliases)
     changes += _known_records(tx, u32(number) + manifest.digest.value)
     return ManifestPut(committed.outcome, trash=committed.trash, sequence=emit(tx, changes))
 
@@ -304,7 +304,11 @@ def _names_of(tx: Transaction, raw: bytes) -> list[bytes]:
 # Tags
 
 
-def _set_tag(tx: Transaction, key: bytes, tag: TagName, now_ms: int) -> list[list[object]]:
+def _set_tag(
+    tx: Transaction, key: bytes, tag: TagName, now_ms: int, aliases: Sequence[Digest] = ()
+) -> list[list[object]]:
+    """`aliases` is the digest it was pushed under with its tags, where that is another than its sha256: who pulls the tag is told
+    it. The journal says nothing of it, so that a rebuild leaves the sha256."""
     place = key[:4] + tag.encode()
     stored = tx.get(Table.TAGS, place)
     before = records.TAG.decode(stored) if stored else None
@@ -313,8 +317,8 @@ def _set_tag(tx: Transaction, key: bytes, tag: TagName, now_ms: int) -> list[lis
             _untag(tx, key[:4] + before.digest, tag, now_ms)
         row = state.get_manifest(tx, key)
         assert row is not None
-        tx.put(Table.TAGS_OF, key + tag.encode(), b"")
         state.put_manifest_row(tx, key, state.changed(row, tag_count=row.tag_count + 1), row)
+    tx.put(Table.TAGS_OF, key + tag.encode(), records.digest_key(aliases[0]) if aliases else b"")
     tx.put(Table.TAGS, place, records.encode(records.TagRow(key[4:], now_ms)))
     name = state.repository_name(tx, records.from_u32(key[:4]))
     return [["tag", name, tag, str(Digest.from_sha256(key[4:])), now_ms]]
@@ -419,7 +423,9 @@ def resolve(tx: Transaction, repository: RepositoryName, reference: TagName | Di
     row = state.get_manifest(tx, u32(number) + raw) if raw is not None else None
     if raw is None or row is None:
         return None
-    return state.manifest_value(ManifestKey(repository, Digest.from_sha256(raw)), row)
+    alias = tx.get(Table.TAGS_OF, u32(number) + raw + reference.encode()) if isinstance(reference, TagName) else None
+    key = ManifestKey(repository, Digest.from_sha256(raw))
+    return state.manifest_value(key, row, records.digest_from_key(alias) if alias else None)
 
 
 def needs_manifest_touch(tx: Transaction, key: ManifestKey, now_ms: int, terms: HoldTerms) -> bool | None:

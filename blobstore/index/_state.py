@@ -368,7 +368,7 @@ def manifest_key_value(tx: Transaction, key: bytes) -> ManifestKey | None:
     return ManifestKey(name, Digest.from_sha256(key[4:])) if name is not None else None
 
 
-def manifest_value(key: ManifestKey, row: records.ManifestRow) -> ManifestRecord:
+def manifest_value(key: ManifestKey, row: records.ManifestRow, tagged_as: Digest | None = None) -> ManifestRecord:
     """A manifest's record as others see it."""
     return ManifestRecord(
         key,
@@ -380,6 +380,7 @@ def manifest_value(key: ManifestKey, row: records.ManifestRow) -> ManifestRecord
         row.tag_count,
         row.lost_at_ms,
         row.is_subject_gone,
+        tagged_as,
     )
 
 

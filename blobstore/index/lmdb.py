@@ -8,6 +8,7 @@ import fcntl
 import functools
 import mmap
 import os
+import stat
 import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,7 @@ class LmdbIndex(KeyValueIndex):
                 f"there is no index in {self._path}; if that is the right place and it was lost, "
                 "`blobstore index rebuild` makes a new one from the store"
             )
+        _check_is_ours(self._path)
         if self._path in _poisoned_paths:
             raise IndexPoisoned(_poisoned_paths[self._path])
         make_directories(self._path)
@@ -276,6 +278,26 @@ async def exclusive_lock(path: str) -> AsyncIterator[None]:
         yield
     finally:
         _let_go(handle)
+
+
+def _check_is_ours(path: str) -> None:
+    """LMDB trusts its file: one made to harm could do more to its reader than any request (CVE-2019-16224 to 16228).
+
+    Raises:
+        StorageFailed: somebody else could have written it.
+    """
+    for each in (path, os.path.join(path, "data.mdb")):
+        try:
+            found = os.stat(each)
+        except FileNotFoundError:
+            continue
+        if found.st_mode & stat.S_IWOTH:
+            raise StorageFailed(
+                f"the index {path} can be written by every user of this machine; run chmod -R o-w on it"
+            )
+        # Root may look at anybody's; anybody trusts what is root's.
+        if os.geteuid() != 0 and found.st_uid not in (os.geteuid(), 0):
+            raise StorageFailed(f"the index {path} belongs to another user; run as that one, or chown it")
 
 
 def _take_lock(path: str, *, is_exclusive: bool) -> int:

@@ -13,6 +13,7 @@ from blobstore.testing._index_scene import ALPHA, BETA, IndexTests, Scene
 
 DATA = b"a layer that two repositories want"
 DIGEST = Digest.of(DATA)
+OTHER = b"a layer of one alone"
 NOBODY = RepositoryName.parse("nobody")
 MINUTE_MS = 60_000
 
@@ -215,6 +216,34 @@ class BlobTests(IndexTests):
         await scene.index.pin_blob(DIGEST, scene.now_ms)
         await scene.index.delete_blob(ALPHA, DIGEST, scene.now_ms, scene.terms)
         assert [hold.renewed_at_ms for hold in await scene.index.list_holds(DIGEST)] == [PINNED_MS]
+
+    async def test_viewers_are_who_sees_a_blob(self, scene: Scene) -> None:
+        """By a manifest or by a hold, each once, and up to a limit of each; neither a pin nor a lapsed hold is one."""
+        index, nobody = scene.index, Digest.of(b"never pushed")
+        await scene.push_image(DATA)
+        await scene.push_image(DATA, repository=BETA, config=b"another")
+        await index.pin_blob(DIGEST, scene.now_ms)
+        assert await index.list_viewers(nobody, 10, scene.now_ms, scene.terms) == []
+        assert set(await index.list_viewers(DIGEST, 10, scene.now_ms, scene.terms)) == {ALPHA, BETA}
+        await scene.push(OTHER, BETA)
+        other = Digest.of(OTHER)
+        assert await index.list_viewers(other, 10, scene.now_ms, scene.terms) == [BETA]
+        scene.lapse()
+        assert await index.list_viewers(other, 10, scene.now_ms, scene.terms) == []
+        found = await index.list_viewers(DIGEST, 10, scene.now_ms, scene.terms)
+        assert sorted(found) == [ALPHA, BETA]
+        assert len(await index.list_viewers(DIGEST, 1, scene.now_ms, scene.terms)) == 1
+
+    async def test_viewers_of_what_goes(self, scene: Scene) -> None:
+        """A condemned blob is seen by who let go last; a suspect one, and one of a hidden repository, by nobody."""
+        await scene.push_condemned(DATA)
+        assert await scene.index.list_viewers(DIGEST, 10, scene.now_ms, scene.terms) == [ALPHA]
+        await scene.push_image(OTHER, repository=BETA)
+        await scene.index.hide_repository(BETA, scene.now_ms)
+        assert await scene.index.list_viewers(Digest.of(OTHER), 10, scene.now_ms, scene.terms) == []
+        await scene.push(b"damaged")
+        await scene.make_suspect(Digest.of(b"damaged"))
+        assert await scene.index.list_viewers(Digest.of(b"damaged"), 10, scene.now_ms, scene.terms) == []
 
     async def test_holds_tell_their_repository(self, scene: Scene) -> None:
         """`list_holds` names each repository; a pin has none."""

@@ -7,7 +7,7 @@ import pytest
 from blobstore.abc.records import BlobState, CommitOutcome, Content, ManifestKey
 from blobstore.digest import Algorithm, Digest
 from blobstore.manifest import Manifest
-from blobstore.names import RepositoryName
+from blobstore.names import RepositoryName, TagName
 from blobstore.testing._index_scene import ALPHA, BETA, LATEST, IndexTests, Scene
 from blobstore.testing.fakes import image, image_index, layer
 
@@ -217,6 +217,29 @@ class ManifestPutTests(IndexTests):
         assert record.key.digest == manifest.digest
         assert Digest.of(LAYER) in await scene.index.list_children(record.key)
         assert await scene.index.list_parents(blake3, 10) == [record.key]
+
+    async def test_a_tag_knows_the_digest_it_was_pushed_with(self, scene: Scene) -> None:
+        """Of another algorithm, each tag its own, until it is put again without; the record is one."""
+        await scene.push(CONFIG)
+        manifest = image(CONFIG)
+        sha512 = Digest.of(manifest.body, Algorithm.SHA512)
+        blake3 = Digest.of(manifest.body, Algorithm.BLAKE3)
+        await scene.put(manifest, "plain")
+        await scene.put(manifest, "long", "other", aliases=[sha512])
+        await scene.put(manifest, "other", aliases=[blake3])
+        tagged = {"plain": None, "long": sha512, "other": blake3}
+        for tag, expected in tagged.items():
+            record = await scene.index.resolve(ALPHA, TagName(tag))
+            assert record is not None
+            assert (record.key.digest, record.tagged_as) == (manifest.digest, expected)
+        for digest in (manifest.digest, sha512):
+            record = await scene.index.resolve(ALPHA, digest)
+            assert record is not None
+            assert (record.tagged_as, record.tag_count) == (None, 3)
+        await scene.put(manifest, "long")
+        record = await scene.index.resolve(ALPHA, TagName("long"))
+        assert record is not None
+        assert record.tagged_as is None
 
     async def test_a_put_gives_a_new_repository_a_name(self, scene: Scene) -> None:
         """Repositories are listed in byte order once they hold a manifest."""

@@ -7,8 +7,8 @@ import re
 from fractions import Fraction
 from urllib.parse import unquote_to_bytes
 
+from blobstore.app import policy_of
 from blobstore.backends._keys import checked_key
-from blobstore.cli._common import policy_of
 from blobstore.cli._errors import UsageInvalid
 from blobstore.cli._references import parse_reference
 from blobstore.config import load_config

@@ -9,6 +9,7 @@ from blobstore.descriptor import Descriptor
 from blobstore.digest import Algorithm, Digest
 from blobstore.errors import BlobUnknown, ManifestBlobUnknown, ManifestUnknown
 from blobstore.gc import GcPolicy
+from blobstore.gc.collector import new_run
 from blobstore.inventory import digest_part
 from blobstore.layout import DATA_PREFIX
 from blobstore.manifest import OCI_MANIFEST
@@ -321,3 +322,12 @@ async def test_a_blob_pushed_under_its_manifests_media_type_is_still_a_blob(benc
     await bench.push(image_index([child]), "multi")
     assert (await bench.store.repository("app").get_manifest(child.digest)).media_type == OCI_MANIFEST
     assert (await bench.collect()).freed_blobs == 0
+
+
+async def test_a_run_has_the_name_it_was_given(bench: Bench) -> None:
+    """Who asked for a run can name it before it begins: its report and its record carry that name."""
+    await bench.push_blob(b"garbage")
+    name = new_run()
+    assert (await bench.collector().dry_run(run=name)).to_json()["run"] == name
+    assert (await bench.collector().run(run=name)).to_json()["run"] == name
+    assert [record.run for record in await bench.store.index.list_runs(10)] == [name]

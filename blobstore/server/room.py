@@ -1,0 +1,56 @@
+"""Whether there is room for what a new upload brings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+from blobstore.clock import Clock, SystemClock
+
+_FRESH_MS = 1000
+
+
+class Room(Protocol):
+    """Asked before bytes are taken in."""
+
+    async def is_short(self) -> bool:
+        """Whether new bytes are to be refused."""
+
+
+class EndlessRoom:
+    """For stores whose end nobody can see, as object stores are."""
+
+    async def is_short(self) -> bool:
+        """See `Room.is_short`."""
+        return False
+
+
+class DiskRoom:
+    """Room on disks: short when one of the `paths` has less than `low_water_bytes` free for this user. Looks once a second."""
+
+    def __init__(self, paths: Sequence[str], low_water_bytes: int, clock: Clock | None = None) -> None:
+        self._paths, self._low_water_bytes, self._clock = paths, low_water_bytes, clock or SystemClock()
+        self._looked_ms: int | None = None
+        self._is_short = False
+
+    async def is_short(self) -> bool:
+        """See `Room.is_short`."""
+        now_ms = self._clock.monotonic_ms()
+        if self._looked_ms is None or now_ms - self._looked_ms >= _FRESH_MS:
+            self._looked_ms = now_ms
+            self._is_short = await asyncio.to_thread(self._look)
+        return self._is_short
+
+    def _look(self) -> bool:
+        return any(_free_bytes(path) < self._low_water_bytes for path in self._paths)
+
+
+def _free_bytes(path: str) -> int:
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        # What is wrong there is told by whoever writes to it.
+        return 0
+    return found.f_bavail * found.f_frsize
