@@ -95,7 +95,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     oss: OssConfig = OssConfig()
     nas: NasConfig = NasConfig()
     server: Mapping[str, Any] = {}
-    """The table `[server]` as it stands there; `blobstore.server.config` checks it."""
+    """The table `[server]` as it stands there; `blobstore.server.daemon.config` checks it."""
 
 
 _TABLES: Mapping[str, type[msgspec.Struct]] = {"gc": GcConfig, "s3": S3Config, "oss": OssConfig, "nas": NasConfig}

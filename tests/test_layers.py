@@ -35,6 +35,9 @@ LAYERS = [
 APART = [("backends", "index"), ("store", "gc")]
 # Storage of one vendor each, with helpers (`_name`) that they may share.
 VENDORS = ("backends", "index")
+# The parts of the server, from bottom to top; those of one line are beside each other.
+SERVER_LAYERS = [["protocol"], ["web", "auth", "operations"], ["daemon"]]
+SERVER_RANK = {name: rank for rank, names in enumerate(SERVER_LAYERS) for name in names}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # The package itself hands the names of the library on; it stands above all but the command line.
 RANK[""] = RANK["cli"]
@@ -134,9 +137,19 @@ def test_foreign_packages_stay_in_their_place(module: str) -> None:
         "pytest": {"testing"},
         "pytest_asyncio": {"testing"},
         "hypothesis": {"testing"},
+        "aiohttp": {"server", "server.web", "server.daemon", "server.operations", "backends"},
     }
     used = {name.split(".")[0] for name in _imports(FILES[module])}
-    assert not [name for name in used if name in places and _top(module) not in places[name]]
+    own = {".".join(module.split(".")[:2])} | ({_top(module)} - {"server"})
+    assert not [name for name in used if name in places and not own & places[name]]
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if name.startswith("server.") and name != "server.__main__"])
+def test_parts_of_the_server_point_down(module: str) -> None:
+    """The protocol knows neither the web framework nor who asks; the parts above it know it, and not each other."""
+    part = module.split(".")[1]
+    others = {name.split(".")[1] for name in _ours(FILES[module]) if name.startswith("server.")} - {part}
+    assert not [other for other in others if SERVER_RANK[other] >= SERVER_RANK[part]]
 
 
 def test_gc_is_one_package() -> None:

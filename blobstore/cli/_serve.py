@@ -14,7 +14,7 @@ from blobstore.cli._errors import UsageInvalid
 from blobstore.cli._output import Output
 
 if TYPE_CHECKING:
-    from blobstore.server.serving import Serving
+    from blobstore.server.daemon.serving import Serving
 
 _DEFAULTS = Common()
 _NEEDED = ("aiohttp", "uvloop", "bcrypt", "jwt", "cronsim", "prometheus_client", "structlog")
@@ -35,8 +35,8 @@ def serve(
     """Serve the registry until SIGTERM or Ctrl-C. A store is made where none is. SIGHUP takes up the configuration file's
     changes and replaces the workers, without a failed request."""
     _check_installed()
-    from blobstore.server.plan import StorePlan
-    from blobstore.server.serving import Overrides, Serving
+    from blobstore.server.daemon.plan import StorePlan
+    from blobstore.server.daemon.serving import Overrides, Serving
 
     def store() -> StorePlan:
         settings = common.settings()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aiohttp.web import Application
 
-    from blobstore.server.access import Access
-    from blobstore.server.observing import Observer
-    from blobstore.server.room import Room
-    from blobstore.server.settings import RegistrySettings
-    from blobstore.server.web import WebSettings
+    from blobstore.server.protocol.access import Access
+    from blobstore.server.protocol.observing import Observer
+    from blobstore.server.protocol.room import Room
+    from blobstore.server.protocol.settings import RegistrySettings
+    from blobstore.server.web.application import WebSettings
     from blobstore.store import Store
 
 __all__ = ["create_app"]
@@ -41,9 +41,9 @@ def create_app(
         room: whether there is room for new bytes.
         web: slow clients, and the proxies that are believed.
     """
-    from blobstore.server.observing import unobserved
-    from blobstore.server.registry import Registry
-    from blobstore.server.web import create_application
+    from blobstore.server.protocol.observing import unobserved
+    from blobstore.server.protocol.registry import Registry
+    from blobstore.server.web.application import create_application
 
     registry = Registry(store, settings, access, observer=observer or unobserved, room=room)
     return create_application(registry.answer, web)

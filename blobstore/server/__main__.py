@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from blobstore.errors import BlobstoreError
-from blobstore.server.daemon import run_process
-from blobstore.server.plan import Plan
+from blobstore.server.daemon.plan import Plan
+from blobstore.server.daemon.process import run_process
 
 
 def main() -> int:

@@ -11,11 +11,11 @@ from typing import Any, Self, TypeVar
 
 import uvloop
 
-from blobstore.server._connections import ConnectionLimits, Connections, ConnectionServer
-from blobstore.server.addresses import parse_address
-from blobstore.server.listening import Acceptor, bind
-from blobstore.server.messages import Request, Response
-from blobstore.server.web import Answer, WebHandler, WebSettings
+from blobstore.server.daemon.addresses import parse_address
+from blobstore.server.daemon.listening import Acceptor, bind
+from blobstore.server.protocol.messages import Request, Response
+from blobstore.server.web.application import Answer, WebHandler, WebSettings
+from blobstore.server.web.connections import ConnectionLimits, Connections, ConnectionServer
 
 Result = TypeVar("Result")
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {

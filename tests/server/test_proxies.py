@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from blobstore.server._proxies import Client, TrustedProxies, is_host
-from blobstore.server.messages import Headers
+from blobstore.server.protocol.messages import Headers
+from blobstore.server.web.proxies import Client, TrustedProxies, is_host
 
 DIRECT = Client("http", "registry:5000", "10.0.0.1")
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from blobstore.server import _sendfile
-from blobstore.server._patience import RateLimits
-from blobstore.server.config import TlsConfig
-from blobstore.server.messages import FileSpan, Request, Response
-from blobstore.server.tls import tls_context
-from blobstore.server.web import WebSettings
+from blobstore.server.daemon.config import TlsConfig
+from blobstore.server.daemon.tls import tls_context
+from blobstore.server.protocol.messages import FileSpan, Request, Response
+from blobstore.server.web import _sendfile
+from blobstore.server.web.application import WebSettings
+from blobstore.server.web.patience import RateLimits
 from tests.server.hosting import LOOPS, Host, is_closed, read_answer, read_head
 
 MIB = 1024 * 1024

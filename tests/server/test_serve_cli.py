@@ -18,9 +18,9 @@ from blobstore.blocking import BlockingStore
 from blobstore.cli import _serve
 from blobstore.cli import run as run_here
 from blobstore.errors import ConfigInvalid
-from blobstore.server.addresses import TcpAddress, UnixAddress, parse_address
-from blobstore.server.config import load_server_config
-from blobstore.server.listening import bind, notify
+from blobstore.server.daemon.addresses import TcpAddress, UnixAddress, parse_address
+from blobstore.server.daemon.config import load_server_config
+from blobstore.server.daemon.listening import bind, notify
 from tests.server.daemon import ROOT, Daemon, wait_for
 from tests.server.hosting import read_answer
 

@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from blobstore.errors import BlobUnknown
-from blobstore.server._body import WIDE_BODIES_MAX
-from blobstore.server._connections import ConnectionLimits
-from blobstore.server._patience import RateLimits
-from blobstore.server.messages import BodyInterrupted, Request, Response, Stream
-from blobstore.server.web import WebSettings
+from blobstore.server.protocol.messages import BodyInterrupted, Request, Response, Stream
+from blobstore.server.web._body import WIDE_BODIES_MAX
+from blobstore.server.web.application import WebSettings
+from blobstore.server.web.connections import ConnectionLimits
+from blobstore.server.web.patience import RateLimits
 from tests.server.hosting import LOOPS, Host, echo, is_closed, read_answer, read_head, refuse
 
 MIB = 1024 * 1024

@@ -14,9 +14,9 @@ from typing import Self
 
 import pytest
 
-from blobstore.server import assembling
-from blobstore.server.config import ServerConfig
-from blobstore.server.workers import BACK_OFF_FIRST_S, BACK_OFF_MAX_S, next_wait_s
+from blobstore.server.daemon import assembling
+from blobstore.server.daemon.config import ServerConfig
+from blobstore.server.daemon.workers import BACK_OFF_FIRST_S, BACK_OFF_MAX_S, next_wait_s
 from tests.server.daemon import Client, Daemon, place, wait_for, with_digest
 
 MIB = 1024 * 1024

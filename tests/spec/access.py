@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blobstore.errors import BlobstoreError
-from blobstore.server.access import ANYBODY, Access, Action, Need, Principal
-from blobstore.server.messages import Request
+from blobstore.server.protocol.access import ANYBODY, Access, Action, Need, Principal
+from blobstore.server.protocol.messages import Request
 
 
 class Granted(Access):

@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from blobstore.digest import Algorithm, Digest
-from blobstore.server.messages import BodyInterrupted, FileSpan, Headers, Request, Response, Stream
-from blobstore.server.registry import Registry
+from blobstore.server.protocol.messages import BodyInterrupted, FileSpan, Headers, Request, Response, Stream
+from blobstore.server.protocol.registry import Registry
 from blobstore.testing.fakes import image
 
 NAME = "conformance/repo1"

@@ -14,7 +14,7 @@ from blobstore.backends.memory import MemoryBackend
 from blobstore.index.lmdb import LmdbIndex
 from blobstore.index.memory import MemoryIndex
 from blobstore.promises import HoldTerms
-from blobstore.server.registry import Registry
+from blobstore.server.protocol.registry import Registry
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
 from tests.spec.client import Client

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore.names import TagName
-from blobstore.server._ranges import Span, chunk_span, wanted_spans
-from blobstore.server._tags import _cursor
-from blobstore.server.messages import Headers
-from blobstore.server.problems import Problem
-from blobstore.server.routing import Endpoint, find_route
+from blobstore.server.protocol._ranges import Span, chunk_span, wanted_spans
+from blobstore.server.protocol._tags import _cursor
+from blobstore.server.protocol.messages import Headers
+from blobstore.server.protocol.problems import Problem
+from blobstore.server.protocol.routing import Endpoint, find_route
 from tests.spec.client import digest
 
 TAGS = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}", fullmatch=True).map(TagName.parse)

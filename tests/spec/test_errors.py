@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from blobstore.errors import BlobstoreError, IndexPoisoned, StorageFull, TransientError
-from blobstore.server.access import Action, Forbidden, TooManyRequests, Unauthenticated
-from blobstore.server.problems import problem_response
-from blobstore.server.registry import Registry
-from blobstore.server.room import DiskRoom
-from blobstore.server.routing import ALLOWED, RULES, Endpoint, Route, find_route
-from blobstore.server.settings import RegistrySettings
+from blobstore.server.protocol.access import Action, Forbidden, TooManyRequests, Unauthenticated
+from blobstore.server.protocol.problems import problem_response
+from blobstore.server.protocol.registry import Registry
+from blobstore.server.protocol.room import DiskRoom
+from blobstore.server.protocol.routing import ALLOWED, RULES, Endpoint, Route, find_route
+from blobstore.server.protocol.settings import RegistrySettings
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
 from tests.spec.access import Granted
@@ -332,7 +332,7 @@ def _all_errors(kind: type[BlobstoreError]) -> Iterator[type[BlobstoreError]]:
 
 def test_every_error_has_an_answer() -> None:
     """Also those that are none of this part's."""
-    from blobstore.server.problems import _STATUS_AND_CODE
+    from blobstore.server.protocol.problems import _STATUS_AND_CODE
 
     for kind in _all_errors(BlobstoreError):
         if kind.__name__ == "Problem":

@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 import pytest
 
-from blobstore.server import _referrers
-from blobstore.server.access import Action
-from blobstore.server.registry import Registry
-from blobstore.server.settings import RegistrySettings
+from blobstore.server.protocol import _referrers
+from blobstore.server.protocol.access import Action
+from blobstore.server.protocol.registry import Registry
+from blobstore.server.protocol.settings import RegistrySettings
 from blobstore.store import Store
 from blobstore.testing.fakes import image
 from tests.spec.access import Granted

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from blobstore.server.access import Action, Need
-from blobstore.server.observing import BlobMounted, Observation
-from blobstore.server.registry import Registry
-from blobstore.server.routing import PULL, PUSH
+from blobstore.server.protocol.access import Action, Need
+from blobstore.server.protocol.observing import BlobMounted, Observation
+from blobstore.server.protocol.registry import Registry
+from blobstore.server.protocol.routing import PULL, PUSH
 from blobstore.store import Store
 from tests.spec.access import Granted
 from tests.spec.client import NAME, OTHER, Client, digest
@@ -126,7 +126,7 @@ async def test_viewers_beyond_the_limit_are_not_looked_at(
     owner: Client, any_store: Store, access: Granted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A blob that half the registry shares costs no more than another; then it is uploaded."""
-    from blobstore.server import _uploads
+    from blobstore.server.protocol import _uploads
 
     monkeypatch.setattr(_uploads, "_VIEWERS_MAX", 2)
     for number in range(4):

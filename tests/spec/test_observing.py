@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from blobstore.server import observing
-from blobstore.server.access import Forbidden, Principal
-from blobstore.server.observing import Answered, Observation
-from blobstore.server.registry import Registry
-from blobstore.server.settings import RegistrySettings
+from blobstore.server.protocol import observing
+from blobstore.server.protocol.access import Forbidden, Principal
+from blobstore.server.protocol.observing import Answered, Observation
+from blobstore.server.protocol.registry import Registry
+from blobstore.server.protocol.settings import RegistrySettings
 from blobstore.store import Store
 from tests.spec.access import Granted
 from tests.spec.client import NAME, OCI_MANIFEST, Client, digest

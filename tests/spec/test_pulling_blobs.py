@@ -16,9 +16,9 @@ from blobstore.gc import GcPolicy
 from blobstore.index.memory import MemoryIndex
 from blobstore.names import RepositoryName
 from blobstore.promises import HoldTerms
-from blobstore.server.messages import FileSpan, Request, Stream
-from blobstore.server.registry import Registry
-from blobstore.server.settings import Delivery, RegistrySettings
+from blobstore.server.protocol.messages import FileSpan, Request, Stream
+from blobstore.server.protocol.registry import Registry
+from blobstore.server.protocol.settings import Delivery, RegistrySettings
 from blobstore.store import Store
 from tests.spec.client import NAME, OTHER, Client, digest
 

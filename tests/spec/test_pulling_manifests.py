@@ -11,9 +11,9 @@ import pytest
 from blobstore.digest import Digest
 from blobstore.manifest import DOCKER_LIST, DOCKER_MANIFEST
 from blobstore.names import RepositoryName
-from blobstore.server._manifest_cache import ManifestCache
-from blobstore.server.registry import Registry
-from blobstore.server.settings import RegistrySettings
+from blobstore.server.protocol._manifest_cache import ManifestCache
+from blobstore.server.protocol.registry import Registry
+from blobstore.server.protocol.settings import RegistrySettings
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock, image
 from tests.spec.client import NAME, OCI_INDEX, OCI_MANIFEST, OTHER, Client, digest

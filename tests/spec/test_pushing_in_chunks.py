@@ -11,10 +11,10 @@ import pytest
 from blobstore.abc.records import IndexIdentity
 from blobstore.errors import UploadUnknown
 from blobstore.names import RepositoryName, UploadId
-from blobstore.server._upload_ids import UploadIds
-from blobstore.server.access import Principal
-from blobstore.server.registry import Registry
-from blobstore.server.settings import RegistrySettings
+from blobstore.server.protocol._upload_ids import UploadIds
+from blobstore.server.protocol.access import Principal
+from blobstore.server.protocol.registry import Registry
+from blobstore.server.protocol.settings import RegistrySettings
 from blobstore.store import Store
 from tests.spec.access import Granted
 from tests.spec.client import NAME, OTHER, Body, Client, chunk, digest

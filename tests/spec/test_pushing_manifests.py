@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from blobstore.manifest import DOCKER_LIST, DOCKER_MANIFEST, manifest_size_max_bytes
-from blobstore.server.registry import Registry
-from blobstore.server.settings import RegistrySettings
+from blobstore.server.protocol.registry import Registry
+from blobstore.server.protocol.settings import RegistrySettings
 from blobstore.store import Store
 from blobstore.testing.fakes import CONFIG_TYPE, LAYER_TYPE, image, layer
 from tests.spec.client import NAME, OCI_INDEX, OCI_MANIFEST, Body, Client, digest

@@ -14,10 +14,10 @@ from blobstore.backends.memory import MemoryBackend
 from blobstore.digest import Digest
 from blobstore.gc import GcPolicy
 from blobstore.index.memory import MemoryIndex
-from blobstore.server.collecting import Collecting
-from blobstore.server.operations_config import CollectConfig
-from blobstore.server.operator import OperatorApi
-from blobstore.server.web import create_application
+from blobstore.server.operations.collecting import Collecting
+from blobstore.server.operations.config import CollectConfig
+from blobstore.server.operations.operator import OperatorApi
+from blobstore.server.web.application import create_application
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
 from tests.gc.scene import Bench

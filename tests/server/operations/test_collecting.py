@@ -16,10 +16,10 @@ import pytest
 from blobstore.errors import IndexPoisoned, RunUnknown
 from blobstore.events import Alarm, Event
 from blobstore.gc import Collector, GcPolicy
-from blobstore.server.collecting import Collecting, CollectionRunning, RunState
-from blobstore.server.logs import make_log
-from blobstore.server.operations_config import CollectConfig
-from blobstore.server.pacing import Pacer, paced
+from blobstore.server.operations.collecting import Collecting, CollectionRunning, RunState
+from blobstore.server.operations.config import CollectConfig
+from blobstore.server.operations.logs import make_log
+from blobstore.server.operations.pacing import Pacer, paced
 from tests.gc.scene import AT_ONCE, HOUR_MS, Bench
 
 MANUAL = CollectConfig(enabled=False)
@@ -277,7 +277,7 @@ async def test_undo_brings_back_what_is_in_quarantine(bench: Bench) -> None:
 
 async def test_long_reports_are_not_kept_for_ever(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest is, whatever its length; of the others the index has summaries."""
-    monkeypatch.setattr("blobstore.server.collecting.DOCUMENTS_MAX_BYTES", 2000)
+    monkeypatch.setattr("blobstore.server.operations.collecting.DOCUMENTS_MAX_BYTES", 2000)
     collecting = Collecting(bench.store, AT_ONCE, MANUAL)
     runs = []
     for _ in range(5):

@@ -16,11 +16,11 @@ import yaml
 from blobstore.config import load_config
 from blobstore.gc import GcPolicy
 from blobstore.locations import parse_index_url, parse_store_url
-from blobstore.server.config import load_server_config
-from blobstore.server.figures import StoreFigures
-from blobstore.server.metrics import Metrics, sample_names
-from blobstore.server.operations_config import CollectConfig
-from blobstore.server.plan import listen_addresses
+from blobstore.server.daemon.config import load_server_config
+from blobstore.server.daemon.plan import listen_addresses
+from blobstore.server.operations.config import CollectConfig
+from blobstore.server.operations.figures import StoreFigures
+from blobstore.server.operations.metrics import Metrics, sample_names
 from tests.gc.scene import Bench
 from tests.tools import require_tool
 
@@ -123,8 +123,8 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
 
 def test_the_unit_gives_a_stop_more_time_than_the_daemon_takes() -> None:
     """Else uploads under way would be killed that the daemon waits for."""
-    from blobstore.server.daemon import STOP_WITHIN_S
-    from blobstore.server.workers import KILL_AFTER_S
+    from blobstore.server.daemon.process import STOP_WITHIN_S
+    from blobstore.server.daemon.workers import KILL_AFTER_S
 
     unit = (DEPLOY / "blobstore.service").read_text()
     given = int(re.search(r"TimeoutStopSec=(\d+)s", unit)[1])  # type: ignore[index]

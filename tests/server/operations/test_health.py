@@ -9,8 +9,8 @@ import pytest
 
 from blobstore.errors import TransientError
 from blobstore.layout import MARKER_KEY
-from blobstore.server.health import Health
-from blobstore.server.messages import Request, Response
+from blobstore.server.operations.health import Health
+from blobstore.server.protocol.messages import Request, Response
 from tests.gc.scene import Bench
 
 

@@ -11,12 +11,19 @@ import pytest
 
 from blobstore.digest import Digest
 from blobstore.names import RepositoryName, TagName
-from blobstore.server import observing
-from blobstore.server.access import ANYBODY, Principal
-from blobstore.server.audit import AuditObserver
-from blobstore.server.logs import bridge_standard_logging, make_audit_log, make_log, no_log, request_id_of, safe_text
-from blobstore.server.messages import Headers, Request
-from blobstore.server.operations_config import LogsConfig
+from blobstore.server.operations.audit import AuditObserver
+from blobstore.server.operations.config import LogsConfig
+from blobstore.server.operations.logs import (
+    bridge_standard_logging,
+    make_audit_log,
+    make_log,
+    no_log,
+    request_id_of,
+    safe_text,
+)
+from blobstore.server.protocol import observing
+from blobstore.server.protocol.access import ANYBODY, Principal
+from blobstore.server.protocol.messages import Headers, Request
 
 HOSTILE = 'a\r\nlevel=error "quoted" \x1b[31m\u202eoverride\u2028line\x7f'
 DIGEST = Digest.of(b"x")

@@ -18,11 +18,11 @@ from blobstore.digest import Digest
 from blobstore.errors import KeyUnknown, TransientError
 from blobstore.events import Alarm, PromiseBroken
 from blobstore.gc import GcPolicy
-from blobstore.server.figures import StoreFigures, oldest_garbage_s
-from blobstore.server.measuring import measured
-from blobstore.server.messages import Request
-from blobstore.server.metrics import DIRECTORY_VARIABLE, Metrics, mark_dead, prepare_directory, sample_names
-from blobstore.server.watching import Exchange
+from blobstore.server.operations.figures import StoreFigures, oldest_garbage_s
+from blobstore.server.operations.measuring import measured
+from blobstore.server.operations.metrics import DIRECTORY_VARIABLE, Metrics, mark_dead, prepare_directory, sample_names
+from blobstore.server.operations.watching import Exchange
+from blobstore.server.protocol.messages import Request
 from tests.gc.scene import AT_ONCE, HOUR_MS, Bench
 
 
@@ -72,7 +72,7 @@ async def test_broken_promises_are_there_before_any_is_broken() -> None:
 _WORKER = """
 import sys, time
 sys.path.insert(0, {root!r})
-from blobstore.server.metrics import Metrics
+from blobstore.server.operations.metrics import Metrics
 from tests.server.operations.test_metrics import exchange
 metrics = Metrics()
 for _ in range(5):

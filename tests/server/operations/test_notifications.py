@@ -18,13 +18,13 @@ from aiohttp import web
 from blobstore.digest import Digest
 from blobstore.errors import ConfigInvalid
 from blobstore.names import RepositoryName, TagName
-from blobstore.server import observing
-from blobstore.server.access import ANYBODY, Principal
-from blobstore.server.logs import make_log
-from blobstore.server.messages import Headers, Request
-from blobstore.server.notifications import Notifier, targets
-from blobstore.server.operations_config import EndpointConfig, NotificationsConfig
-from blobstore.server.registry import Registry
+from blobstore.server.operations.config import EndpointConfig, NotificationsConfig
+from blobstore.server.operations.logs import make_log
+from blobstore.server.operations.notifications import Notifier, targets
+from blobstore.server.protocol import observing
+from blobstore.server.protocol.access import ANYBODY, Principal
+from blobstore.server.protocol.messages import Headers, Request
+from blobstore.server.protocol.registry import Registry
 from tests.gc.scene import Bench
 
 # What Debian's docker-registry 2.8.2 posted when the requests of `scenario` were sent to it.
@@ -239,7 +239,7 @@ async def test_a_queue_that_is_full_drops_what_comes_and_says_so() -> None:
 
 async def test_a_listener_that_is_not_there_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither who is observed nor the end; what could not be sent is counted."""
-    monkeypatch.setattr("blobstore.server.notifications.FLUSH_WITHIN_S", 0.05)
+    monkeypatch.setattr("blobstore.server.operations.notifications.FLUSH_WITHIN_S", 0.05)
     tally, stream = Tallied(), io.StringIO()
     endpoint = EndpointConfig(name="test", url="http://127.0.0.1:9/hook", backoff="60s", threshold=1)
     notifier = Notifier(NotificationsConfig(endpoints=(endpoint,)), tally=tally, log=make_log(None, stream))

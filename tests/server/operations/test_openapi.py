@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from blobstore.server._operator_document import make_document
+from blobstore.server.operations._operator_document import make_document
 from tests.server.operations.serving import ServedOperator
 
 EXAMPLES = 25

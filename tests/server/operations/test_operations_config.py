@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from blobstore.errors import ConfigInvalid
-from blobstore.server.config import load_server_config
-from blobstore.server.operations_config import (
+from blobstore.server.daemon.config import load_server_config
+from blobstore.server.operations.config import (
     CollectConfig,
     EndpointConfig,
     LogsConfig,

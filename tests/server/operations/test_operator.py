@@ -12,10 +12,10 @@ import pytest
 from blobstore.digest import Digest
 from blobstore.gc import GcPolicy
 from blobstore.gc.explain import explain
-from blobstore.server.collecting import Collecting
-from blobstore.server.messages import Headers, Request, Response
-from blobstore.server.operations_config import CollectConfig
-from blobstore.server.operator import BODY_MAX_BYTES, OperatorApi
+from blobstore.server.operations.collecting import Collecting
+from blobstore.server.operations.config import CollectConfig
+from blobstore.server.operations.operator import BODY_MAX_BYTES, OperatorApi
+from blobstore.server.protocol.messages import Headers, Request, Response
 from blobstore.usage import totals_document
 from tests.gc.scene import Bench
 

@@ -14,12 +14,12 @@ from blobstore.config import Config
 from blobstore.digest import Digest
 from blobstore.gc import Collector
 from blobstore.index.lmdb import LmdbIndex
-from blobstore.server.assembling import room
-from blobstore.server.config import ServerConfig
-from blobstore.server.messages import FileSpan, Request, Response
-from blobstore.server.plan import StorePlan
-from blobstore.server.registry import Registry
-from blobstore.server.room import DiskRoom, EndlessRoom
+from blobstore.server.daemon.assembling import room
+from blobstore.server.daemon.config import ServerConfig
+from blobstore.server.daemon.plan import StorePlan
+from blobstore.server.protocol.messages import FileSpan, Request, Response
+from blobstore.server.protocol.registry import Registry
+from blobstore.server.protocol.room import DiskRoom, EndlessRoom
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
 from tests.gc.scene import AT_ONCE, Bench

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from blobstore.errors import ConfigInvalid
-from blobstore.server.schedule import Due, Schedule, parse_cron, parse_zone
+from blobstore.server.operations.schedule import Due, Schedule, parse_cron, parse_zone
 
 
 def at(text: str) -> int:

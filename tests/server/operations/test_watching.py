@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from blobstore.errors import BlobDamaged
-from blobstore.server.access import Principal
-from blobstore.server.logs import make_log
-from blobstore.server.messages import FileSpan, Headers, Request, Response, Stream
-from blobstore.server.observing import Answered
-from blobstore.server.watching import AccessLog, Exchange, Watch, endpoint_of
+from blobstore.server.operations.logs import make_log
+from blobstore.server.operations.watching import AccessLog, Exchange, Watch, endpoint_of
+from blobstore.server.protocol.access import Principal
+from blobstore.server.protocol.messages import FileSpan, Headers, Request, Response, Stream
+from blobstore.server.protocol.observing import Answered
 
 
 class Kept:

@@ -6,8 +6,8 @@ import base64
 from collections.abc import Sequence
 
 from blobstore.names import RepositoryName
-from blobstore.server.access import Access, Action, Need, Principal
-from blobstore.server.messages import Headers, Request
+from blobstore.server.protocol.access import Access, Action, Need, Principal
+from blobstore.server.protocol.messages import Headers, Request
 
 PULL, PUSH, DELETE = Action.PULL, Action.PUSH, Action.DELETE
 CATALOG = Need(None, frozenset({PULL}))

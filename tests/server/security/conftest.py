@@ -10,9 +10,9 @@ import pytest
 import blobstore
 from blobstore.backends.memory import MemoryBackend
 from blobstore.index.memory import MemoryIndex
-from blobstore.server.auth_config import AuthConfig, HtpasswdConfig
-from blobstore.server.registry import Registry
-from blobstore.server.settings import RegistrySettings
+from blobstore.server.auth.config import AuthConfig, HtpasswdConfig
+from blobstore.server.protocol.registry import Registry
+from blobstore.server.protocol.settings import RegistrySettings
 from blobstore.store import Store
 from blobstore.testing import FakeClock
 from tests.server.security.guest import PASSWORDS, RIGHTS, House

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from blobstore.server.registry import Registry
+from blobstore.server.protocol.registry import Registry
 from tests.server.security.asking import basic
 from tests.spec.client import Answer, Body, Client
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import blobstore
-from blobstore.server.auth_config import AuthConfig
-from blobstore.server.authentication import make_access
-from blobstore.server.messages import Request, Response
-from blobstore.server.registry import Registry
+from blobstore.server.auth.authentication import make_access
+from blobstore.server.auth.config import AuthConfig
+from blobstore.server.protocol.messages import Request, Response
+from blobstore.server.protocol.registry import Registry
 from tests.server.hosting import Host
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import bcrypt
 
 from blobstore.events import Event
-from blobstore.server.access_htpasswd import HtpasswdAccess, make_htpasswd_access
-from blobstore.server.auth_config import AuthConfig, HtpasswdConfig, check_auth
+from blobstore.server.auth.config import AuthConfig, HtpasswdConfig, check_auth
+from blobstore.server.auth.htpasswd_access import HtpasswdAccess, make_htpasswd_access
 from blobstore.testing import FakeClock
 
 COST = 4

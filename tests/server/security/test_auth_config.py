@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from blobstore.errors import ConfigInvalid
-from blobstore.server.access import OpenAccess
-from blobstore.server.access_htpasswd import HtpasswdAccess
-from blobstore.server.access_token import TokenAccess
-from blobstore.server.auth_config import AuthConfig
-from blobstore.server.authentication import make_access
-from blobstore.server.config import load_server_config
+from blobstore.server.auth.authentication import make_access
+from blobstore.server.auth.config import AuthConfig
+from blobstore.server.auth.htpasswd_access import HtpasswdAccess
+from blobstore.server.auth.token_access import TokenAccess
+from blobstore.server.daemon.config import load_server_config
+from blobstore.server.protocol.access import OpenAccess
 from tests.server.security.htpasswd import line
 from tests.server.security.issuer import public_pem
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from blobstore.server._connections import ConnectionLimits
-from blobstore.server._patience import RateLimits
-from blobstore.server.auth_config import AuthConfig, HtpasswdConfig
-from blobstore.server.web import WebSettings
+from blobstore.server.auth.config import AuthConfig, HtpasswdConfig
+from blobstore.server.web.application import WebSettings
+from blobstore.server.web.connections import ConnectionLimits
+from blobstore.server.web.patience import RateLimits
 from tests.server.hosting import Host, is_closed, read_answer
 from tests.server.security.asking import basic
 from tests.server.security.guest import PASSWORDS, RIGHTS

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from blobstore.server.credentials import (
+from blobstore.server.auth.credentials import (
     BasicCredentials,
     BearerToken,
     CredentialsInvalid,
@@ -16,7 +16,7 @@ from blobstore.server.credentials import (
     read_credentials,
     token_max_bytes,
 )
-from blobstore.server.messages import Headers
+from blobstore.server.protocol.messages import Headers
 
 VISIBLE = st.characters(exclude_categories=["Cc", "Cs"])
 

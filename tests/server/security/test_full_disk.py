@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import blobstore
-from blobstore.server.registry import Registry
-from blobstore.server.room import DiskRoom
+from blobstore.server.protocol.registry import Registry
+from blobstore.server.protocol.room import DiskRoom
 from blobstore.testing import FakeClock
 from blobstore.testing.fakes import image
 from tests.server.security.guest import Guest

@@ -14,11 +14,11 @@ import pytest
 from blobstore.errors import ConfigInvalid
 from blobstore.events import Alarm
 from blobstore.names import RepositoryName
-from blobstore.server import passwords
-from blobstore.server.access import ANYBODY, Forbidden, Principal, TooManyRequests, Unauthenticated
-from blobstore.server.access_htpasswd import make_htpasswd_access
-from blobstore.server.auth_config import AuthConfig, FailureLimits, HtpasswdConfig
-from blobstore.server.htpasswd_file import parse_users
+from blobstore.server.auth import passwords
+from blobstore.server.auth.config import AuthConfig, FailureLimits, HtpasswdConfig
+from blobstore.server.auth.htpasswd_access import make_htpasswd_access
+from blobstore.server.auth.htpasswd_file import parse_users
+from blobstore.server.protocol.access import ANYBODY, Forbidden, Principal, TooManyRequests, Unauthenticated
 from blobstore.testing import FakeClock
 from tests.server.security.asking import CATALOG, DELETE, PULL, PUSH, admit, basic, bearer, need
 from tests.server.security.htpasswd import COST, Htpasswd, line

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from blobstore.server.access_token import make_token_access
-from blobstore.server.audit import AuditObserver
-from blobstore.server.auth_config import AuthConfig, TokenConfig
-from blobstore.server.logs import make_log
-from blobstore.server.messages import Headers, Request
-from blobstore.server.registry import Registry
-from blobstore.server.watching import AccessLog, Watch
+from blobstore.server.auth.config import AuthConfig, TokenConfig
+from blobstore.server.auth.token_access import make_token_access
+from blobstore.server.operations.audit import AuditObserver
+from blobstore.server.operations.logs import make_log
+from blobstore.server.operations.watching import AccessLog, Watch
+from blobstore.server.protocol.messages import Headers, Request
+from blobstore.server.protocol.registry import Registry
 from blobstore.store import Store
 from blobstore.testing import FakeClock
 from blobstore.testing.fakes import START_MS

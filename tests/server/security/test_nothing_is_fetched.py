@@ -14,13 +14,13 @@ import pytest
 from blobstore.backends.memory import MemoryBackend
 from blobstore.errors import ConfigInvalid
 from blobstore.index.memory import MemoryIndex
-from blobstore.server.access_token import make_token_access
-from blobstore.server.auth_config import AuthConfig, TokenConfig, check_auth
-from blobstore.server.logs import make_log
-from blobstore.server.messages import Headers, Request
-from blobstore.server.registry import Registry
-from blobstore.server.settings import Delivery, RegistrySettings
-from blobstore.server.watching import AccessLog, Watch
+from blobstore.server.auth.config import AuthConfig, TokenConfig, check_auth
+from blobstore.server.auth.token_access import make_token_access
+from blobstore.server.operations.logs import make_log
+from blobstore.server.operations.watching import AccessLog, Watch
+from blobstore.server.protocol.messages import Headers, Request
+from blobstore.server.protocol.registry import Registry
+from blobstore.server.protocol.settings import Delivery, RegistrySettings
 from blobstore.store import Store
 from blobstore.testing import FakeClock
 from blobstore.testing.fakes import START_MS, image, layer
@@ -53,7 +53,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_no_part_of_the_registry_is_a_client() -> None:
     """But for those that are told whom to ask by the operator."""
     seen = 0
-    for path in (ROOT / "blobstore" / "server").glob("*.py"):
+    for path in (ROOT / "blobstore" / "server").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blobstore.server.settings import RegistrySettings
+from blobstore.server.protocol.settings import RegistrySettings
 from blobstore.testing.fakes import image
 from tests.server.security.guest import House
 from tests.spec.client import OCI_MANIFEST, digest

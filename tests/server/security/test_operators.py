@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from blobstore.errors import ConfigInvalid
-from blobstore.server.auth_config import AuthConfig, HtpasswdConfig
-from blobstore.server.config import ServerConfig
-from blobstore.server.messages import Headers, Request, Response, json_response
-from blobstore.server.plan import listen_addresses
-from blobstore.server.site import Site, alive, is_for_operators
+from blobstore.server.auth.config import AuthConfig, HtpasswdConfig
+from blobstore.server.daemon.config import ServerConfig
+from blobstore.server.daemon.plan import listen_addresses
+from blobstore.server.daemon.site import Site, alive, is_for_operators
+from blobstore.server.protocol.messages import Headers, Request, Response, json_response
 from tests.server.security.asking import basic, bearer
 
 PATHS = ["/metrics", "/api/v1/runs", "/api/v1", "/api/v1/../v1/runs"]

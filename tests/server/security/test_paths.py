@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from blobstore.digest import Digest
 from blobstore.errors import DigestInvalid
-from blobstore.server.messages import Headers, Request
-from blobstore.server.routing import find_route
+from blobstore.server.protocol.messages import Headers, Request
+from blobstore.server.protocol.routing import find_route
 from tests.server.security.guest import Guest, House
 from tests.spec.client import Body, digest, read
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobstore.server.rate_limit import KEYS_MAX, FailureLimit, source_of
+from blobstore.server.auth.rate_limit import KEYS_MAX, FailureLimit, source_of
 from blobstore.testing import FakeClock
 
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from blobstore.clock import SystemClock, random_hex
-from blobstore.server.auth_config import AuthConfig, HtpasswdConfig, TokenConfig
+from blobstore.server.auth.config import AuthConfig, HtpasswdConfig, TokenConfig
 from tests.server.hosting import Host
 from tests.server.security.guest import PASSWORDS, RIGHTS
 from tests.server.security.hosted import hosted

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from blobstore.errors import ConfigInvalid
 from blobstore.names import RepositoryName
-from blobstore.server.access_rules import RepositoryGlob, Rules
+from blobstore.server.auth.rules import RepositoryGlob, Rules
 from tests.server.security.asking import CATALOG, DELETE, PULL, PUSH, need
 
 COMPONENT = st.from_regex(r"[a-c]{1,3}", fullmatch=True)

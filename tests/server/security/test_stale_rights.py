@@ -9,8 +9,8 @@ import pytest
 
 from blobstore.errors import ConfigInvalid
 from blobstore.events import Alarm, Event
-from blobstore.server.access import Principal, Unauthenticated
-from blobstore.server.watched_file import WatchedFile, size_max_bytes
+from blobstore.server.auth.watched_file import WatchedFile, size_max_bytes
+from blobstore.server.protocol.access import Principal, Unauthenticated
 from blobstore.testing import FakeClock
 from tests.server.security.asking import PULL, admit, basic, need
 from tests.server.security.htpasswd import Htpasswd, line

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from blobstore.errors import ConfigInvalid
-from blobstore.server.config import TlsConfig
-from blobstore.server.tls import tls_context
+from blobstore.server.daemon.config import TlsConfig
+from blobstore.server.daemon.tls import tls_context
 from tests.server.hosting import Host, echo
 from tests.tools import require_tool
 

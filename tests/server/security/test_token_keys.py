@@ -18,10 +18,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blobstore.errors import ConfigInvalid
-from blobstore.server.access import Unauthenticated
-from blobstore.server.access_token import make_token_access
-from blobstore.server.auth_config import AuthConfig, TokenConfig
-from blobstore.server.token_keys import chain_max_certificates, parse_keys, parse_roots
+from blobstore.server.auth.config import AuthConfig, TokenConfig
+from blobstore.server.auth.token_access import make_token_access
+from blobstore.server.auth.token_keys import chain_max_certificates, parse_keys, parse_roots
+from blobstore.server.protocol.access import Unauthenticated
 from blobstore.testing import FakeClock
 from blobstore.testing.fakes import START_MS
 from tests.server.security.asking import PULL, admit, bearer, need

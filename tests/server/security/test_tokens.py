@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blobstore.names import RepositoryName
-from blobstore.server.access import ANYBODY, Principal, Unauthenticated
-from blobstore.server.access_token import TokenAccess, make_token_access
-from blobstore.server.auth_config import AuthConfig, TokenConfig
-from blobstore.server.credentials import token_max_bytes
-from blobstore.server.registry import Registry
+from blobstore.server.auth.config import AuthConfig, TokenConfig
+from blobstore.server.auth.credentials import token_max_bytes
+from blobstore.server.auth.token_access import TokenAccess, make_token_access
+from blobstore.server.protocol.access import ANYBODY, Principal, Unauthenticated
+from blobstore.server.protocol.registry import Registry
 from blobstore.store import Store
 from blobstore.testing import FakeClock
 from blobstore.testing.fakes import START_MS

@@ -9,9 +9,9 @@ import pytest
 
 from blobstore.backends.memory import MemoryBackend
 from blobstore.index.memory import MemoryIndex
-from blobstore.server.access_token import make_token_access
-from blobstore.server.auth_config import AuthConfig, TokenConfig
-from blobstore.server.registry import Registry
+from blobstore.server.auth.config import AuthConfig, TokenConfig
+from blobstore.server.auth.token_access import make_token_access
+from blobstore.server.protocol.registry import Registry
 from blobstore.store import Store
 from blobstore.testing import FakeClock
 from blobstore.testing.fakes import START_MS

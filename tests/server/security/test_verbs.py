@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from blobstore.server.registry import HANDLERS
-from blobstore.server.routing import DELETE, NO_RIGHT, PULL, PUSH, RULES, Endpoint
-from blobstore.server.settings import RegistrySettings
+from blobstore.server.protocol.registry import HANDLERS
+from blobstore.server.protocol.routing import DELETE, NO_RIGHT, PULL, PUSH, RULES, Endpoint
+from blobstore.server.protocol.settings import RegistrySettings
 from tests.server.security.guest import Guest, House
 from tests.spec.client import OCI_MANIFEST, digest
 

@@ -1,0 +1,1 @@
+"""`blobstore serve`: configuration, listeners, processes."""
