@@ -98,13 +98,13 @@ class WorkerPool:
         return await unstoppable(self.run(work, *args, **kwargs))
 
     async def obtain(self, work: Callable[[], Result], release: Callable[[Result], object]) -> Result:
-        """As `finish`, for work whose result must be released: if the wait was cancelled, it is."""
+        """As `finish`, for work whose result must be released: if the wait was cancelled, it is, in a thread too."""
         running = asyncio.ensure_future(self.run(work))
         try:
             return await unstoppable(running)
         except asyncio.CancelledError:
             if running.exception() is None:
-                release(running.result())
+                await self.finish(release, running.result())
             raise
 
     def start(self, work: Callable[[], None]) -> None:

@@ -301,6 +301,7 @@ class _FileReader:
         self._pool, self._file, self._key = pool, file, key
         self._at, self._end = start, end
         self._ahead: asyncio.Future[bytes] | None = None
+        self._is_closed = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes; raises rather than ending early, should the file have shrunk."""
@@ -325,10 +326,22 @@ class _FileReader:
             if not self._ahead.cancelled():
                 # Nobody asked for this chunk, so nobody is told of its error.
                 self._ahead.exception()
-        with contextlib.suppress(OSError):
-            # It was only read; the descriptor is gone all the same.
-            self._file.close()
+        if not self._is_closed:
+            await self._pool.finish(self._close_file)
 
     def _start(self) -> asyncio.Future[bytes]:
         size = min(CHUNK_BYTES, self._end - self._at)
-        return asyncio.ensure_future(self._pool.run(self._file.read, size, self._at))
+        return asyncio.ensure_future(self._pool.run(self._read, size, self._at))
+
+    def _read(self, size_bytes: int, at: int) -> bytes:
+        data = self._file.read(size_bytes, at)
+        if at + len(data) == self._end:
+            self._close_file()
+        return data
+
+    def _close_file(self) -> None:
+        """In a thread, with the last read if it comes to that: the server of a share is asked, and may be away for long."""
+        self._is_closed = True
+        with contextlib.suppress(OSError):
+            # It was only read; the descriptor is gone all the same.
+            self._file.close()

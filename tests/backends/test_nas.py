@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 import blobstore
-from blobstore.abc.backend import read_all
+from blobstore.abc.backend import CHUNK_BYTES, read_all
 from blobstore.app import make_collector
 from blobstore.backends import _mounts, nas
 from blobstore.backends._local_locks import LocalLocks
@@ -207,6 +207,40 @@ async def test_a_walk_takes_few_turns_of_a_thread(tmp_path: Path) -> None:
     assert (len(found), found) == (3000, sorted(found))
     assert turns.count(1) >= 3
     await backend.aclose()
+
+
+async def test_no_file_of_the_share_is_closed_on_the_loop(
+    backends: tuple[NasBackend, NasBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS asks the server, and while that is away everything would stand still, also who might start it again."""
+    backend, _ = backends
+    closed: list[threading.Thread] = []
+    close = os.close
+
+    def noting(handle: int) -> None:
+        if os.readlink(f"/proc/self/fd/{handle}").startswith(backend.location):
+            closed.append(threading.current_thread())
+        close(handle)
+
+    monkeypatch.setattr(os, "close", noting)
+    upload = await backend.open_upload("0" * 32)
+    await upload.write(b"x" * 3 * CHUNK_BYTES)
+    await upload.commit(key_of(0))
+    given_up = await backend.open_upload("1" * 32)
+    await given_up.write(b"x")
+    await given_up.abort()
+    assert await read_all(backend, key_of(0)) == b"x" * 3 * CHUNK_BYTES
+    async with backend.read(key_of(0)) as chunks:
+        await anext(chunks)
+    async with backend.read(key_of(0)):
+        pass
+    reading = asyncio.ensure_future(read_all(backend, key_of(0)))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert len(closed) >= 6
+    assert threading.main_thread() not in closed
 
 
 FSTAB = """\

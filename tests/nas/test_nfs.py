@@ -14,7 +14,7 @@ from tests.tools import require_tool
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 GUEST = PROJECT / "tests" / "nas" / "guest"
-TIMEOUT_S = {"short": 1500, "long": 6000}
+TIMEOUT_S = {"short": 900, "long": 6000}
 """Under a minute of the short one is work or waiting, the rest is for machines that have much else to do."""
 TESTS_MIN = 270
 PACKAGES = "user-mode-linux uml-utilities kmod nfs-common nfs-kernel-server rpcbind iproute2 e2fsprogs"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
@@ -127,16 +126,18 @@ async def _send_elsewhere(call: Call, digest: Digest, blob: Blob) -> Response | 
 async def _payload(call: Call, digest: Digest, blob: Blob, span: Span) -> Payload:
     if not span.size_bytes:
         return b""
-    if isinstance(call.parts.backend, HandsOutPaths):
-        return FileSpan(await _open_file(call, digest, blob), span.start, span.size_bytes)
+    backend = call.parts.backend
+    if isinstance(backend, HandsOutPaths) and not backend.properties.is_shared:
+        # Of a share only its backend knows what its errors mean, and all that asks its server waits in a thread.
+        return FileSpan(await _open_file(call, digest, blob, backend.path_of), span.start, span.size_bytes)
     return Stream(span.size_bytes, _chunks(call, digest, span))
 
 
-async def _open_file(call: Call, digest: Digest, blob: Blob) -> int:
+async def _open_file(call: Call, digest: Digest, blob: Blob, path_of: Callable[[str], str]) -> int:
     """A descriptor of its file. What was collected, or pushed anew, since we looked is looked for again."""
     for _ in range(_OPENINGS_MAX):
         try:
-            handle = await _open(call, blob.names[0])
+            handle = os.open(path_of(blob.names[0]), _FLAGS)
         except FileNotFoundError:
             # Entering asks the index again; it tells an operator of bytes that are lost, and raises what a client is told.
             async with call.repository.open_blob(digest):
@@ -151,16 +152,6 @@ async def _open_file(call: Call, digest: Digest, blob: Blob) -> int:
         call.parts.events(Alarm(text))
         raise BlobDamaged(text)
     raise BlobUnknown(f"{digest} comes and goes; ask again")
-
-
-async def _open(call: Call, key: str) -> int:
-    backend = call.parts.backend
-    assert isinstance(backend, HandsOutPaths)
-    opening = functools.partial(os.open, backend.path_of(key), _FLAGS)
-    if backend.properties.is_shared:
-        # A share's server may take its time; a local disk has the name in memory.
-        return await call.parts.hash_pool.obtain(opening, os.close)
-    return opening()
 
 
 @asynccontextmanager

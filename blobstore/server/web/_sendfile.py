@@ -54,7 +54,7 @@ async def read_span(pool: WorkerPool, span: FileSpan, offset: int, size_bytes: i
         found = os.preadv(span.handle, [piece], span.offset + offset, os.RWF_NOWAIT)
         if found == size_bytes:
             return bytes(piece)
-    except (BlockingIOError, OSError):
+    except OSError:
         # Not in memory, or a file system that can't tell.
         pass
     data = await pool.finish(os.pread, span.handle, size_bytes, span.offset + offset)
@@ -93,15 +93,13 @@ class _Pump:
     async def run(self) -> None:
         """Until all is sent."""
         while self._offset < self._end:
-            if not self._is_in_memory():
+            await self._send_what_is_in_memory()
+            if self._offset < self._end:
                 # The disk would stop the whole loop.
                 self._sent(await self._pool.finish(self._send))
-            await self._send_what_is_in_memory()
 
     async def _send_what_is_in_memory(self) -> None:
         """Called back while the socket is writable and the file is in memory."""
-        if self._offset >= self._end:
-            return
         done = self._loop.create_future()
         self._loop.add_writer(self._out, self._step, done)
         try:
@@ -122,7 +120,8 @@ class _Pump:
             done.set_exception(ConnectionResetError("the client went"))
             return
         try:
-            self._sent(self._send())
+            if self._is_in_memory():
+                self._sent(self._send())
         except Exception as error:  # noqa: BLE001 - it is raised where the future is awaited
             done.set_exception(error)
             return
@@ -151,8 +150,6 @@ class _Pump:
                 os.preadv(self._handle, [_PROBE], self._offset, os.RWF_NOWAIT)
                 and os.preadv(self._handle, [_PROBE], last, os.RWF_NOWAIT)
             )
-        except BlockingIOError:
-            return False
         except OSError:
-            # A file system that can't tell; its reads are waited for.
-            return True
+            # Not there, or a file system that can't tell.
+            return False

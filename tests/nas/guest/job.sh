@@ -2,6 +2,6 @@
 mkdir -p /run/local /run/home
 cd "$PROJECT" || exit
 export HOME=/run/home PYTHONDONTWRITEBYTECODE=1 TMPDIR=/run/local PROFILE
-"$PYTHON" -m pytest -p no:cacheprovider --basetemp=/run/local/pytest --maxfail=20 --durations=25 \
+"$PYTHON" -m pytest -p no:cacheprovider --basetemp=/run/local/pytest --maxfail=5 --durations=25 -o faulthandler_timeout=120 \
   --junitxml=/run/results/junit.xml $(cat /run/results/tests)
 echo $? >/run/results/status
