@@ -32,16 +32,17 @@ class DiskRoom:
 
     def __init__(self, paths: Sequence[str], low_water_bytes: int, clock: Clock | None = None) -> None:
         self._paths, self._low_water_bytes, self._clock = paths, low_water_bytes, clock or SystemClock()
-        self._looked_ms: int | None = None
-        self._is_short = False
+        self._looked_ms = 0
+        self._looking: asyncio.Future[bool] | None = None
 
     async def is_short(self) -> bool:
         """See `Room.is_short`."""
+        # The server of a share may be away for hours: one thread waits for it, not one a second.
         now_ms = self._clock.monotonic_ms()
-        if self._looked_ms is None or now_ms - self._looked_ms >= _FRESH_MS:
+        if self._looking is None or (self._looking.done() and now_ms - self._looked_ms >= _FRESH_MS):
             self._looked_ms = now_ms
-            self._is_short = await asyncio.to_thread(self._look)
-        return self._is_short
+            self._looking = asyncio.ensure_future(asyncio.to_thread(self._look))
+        return await asyncio.shield(self._looking)
 
     def _look(self) -> bool:
         return any(_free_bytes(path) < self._low_water_bytes for path in self._paths)

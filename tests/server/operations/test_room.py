@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -94,6 +96,34 @@ async def test_a_disk_that_is_gone_has_no_room(tmp_path: Path) -> None:
     assert await DiskRoom([str(tmp_path), str(tmp_path / "gone")], 1, clock).is_short()
     assert await DiskRoom([str(tmp_path)], 2**62, clock).is_short()
     assert not await EndlessRoom().is_short()
+
+
+async def test_a_share_whose_server_is_away_holds_up_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks meanwhile waits for the same answer; one that gives up leaves it to the others."""
+    clock, looks, is_back = FakeClock(), [], threading.Event()
+    statvfs = os.statvfs
+
+    def waiting(path: str) -> os.statvfs_result:
+        looks.append(path)
+        assert is_back.wait(30)
+        return statvfs(path)
+
+    monkeypatch.setattr(os, "statvfs", waiting)
+    room = DiskRoom([str(tmp_path)], 1, clock)
+    asking = []
+    for _ in range(4):
+        asking.append(asyncio.ensure_future(room.is_short()))
+        await asyncio.sleep(0)
+        clock.advance(5000)
+    asking.pop(0).cancel()
+    await asyncio.sleep(0)
+    is_back.set()
+    assert await asyncio.gather(*asking) == [False] * 3
+    assert len(looks) == 1
+    assert not await room.is_short()
+    assert len(looks) == 2
 
 
 def test_the_disk_of_the_index_counts_too(tmp_path: Path) -> None:
