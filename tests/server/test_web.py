@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -581,6 +581,54 @@ def test_a_client_that_takes_its_answer_too_slowly_is_cut_off():
         made.sendall(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
         assert source.is_left.wait(10)
         assert source.made < 1000
+
+
+@pytest.mark.parametrize(("size", "count"), [(16 * MIB, 1), (20_000, 1000)], ids=["large", "many"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_whoever_does_not_read_is_cut_off_whatever_the_answer_is_made_of(loop: str, size: int, count: int):
+    """One that is in memory waits for its client, too; and the client needs no right to get such a one."""
+    settings = WebSettings(rates=RateLimits(rate_min_bytes_s=10**9, allowance_s=0.3))
+    with (
+        Host(_always(bytes(size)), loop=loop, settings=settings) as host,
+        host.connect(receive_buffer=65536) as made,
+    ):
+        made.sendall((b"GET / HTTP/1.1\r\n" + HOST + b"\r\n") * count)
+        _wait_until(lambda: len(host.group) == 1)
+        _wait_until(lambda: len(host.group) == 0)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_an_idle_client_never_took_does_not_keep_its_connection(loop: str):
+    """Its last answer waits in our buffer, where there is room for all of it, so that nobody waits for the client."""
+    with (
+        Host(_always(bytes(40_000)), loop=loop, limits=ConnectionLimits(idle_timeout_s=1)) as host,
+        host.connect(receive_buffer=4096) as made,
+    ):
+        for _ in range(1000):
+            made.sendall(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+            time.sleep(0.01)
+            _wait_until(lambda: not host.handler.tasks)
+            (connection,) = host.group._all
+            assert connection.transport is not None
+            if connection.transport.get_write_buffer_size():
+                break
+        else:
+            raise AssertionError("the kernel took it all")
+        _wait_until(lambda: len(host.group) == 0)
+
+
+def _always(payload: bytes):
+    async def answer(_: Request) -> Response:
+        return Response(200, (), payload)
+
+    return answer
+
+
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 # Connections

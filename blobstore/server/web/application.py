@@ -30,6 +30,8 @@ _LOG = logging.getLogger("blobstore.server")
 SERVER_NAME = "blobstore"
 QUERY_FIELDS_MAX = 1000
 _PIECE_BYTES = 256 * 1024
+# Fits with its head into what a transport buffers before it has its writer wait.
+_BUFFERED_MAX_BYTES = 32 * 1024
 _READ_THREADS = 8
 
 
@@ -154,12 +156,12 @@ class WebHandler:
         answer: Response,
         chunks: AsyncIterator[bytes] | None,
     ) -> None:
-        payload = answer.payload
+        payload, patience = answer.payload, Patience(self._settings.rates)
         await response.prepare(request)
         if request.method == "HEAD" or isinstance(payload, bytes):
-            await response.write_eof(payload if isinstance(payload, bytes) and request.method != "HEAD" else b"")
+            whole = payload if isinstance(payload, bytes) and request.method != "HEAD" else b""
+            await self._send_whole(request, response, whole, patience)
             return
-        patience = Patience(self._settings.rates)
         if isinstance(payload, FileSpan):
             await self._send_span(request, response, payload, patience)
         else:
@@ -168,6 +170,22 @@ class WebHandler:
                 patience.moved(len(chunk))
                 await patience.wait(response.write(chunk))
             await response.write_eof()
+
+    async def _send_whole(
+        self, request: web.BaseRequest, response: web.StreamResponse, payload: bytes, patience: Patience
+    ) -> None:
+        """In pieces, as a client may be slow: each is waited for by itself."""
+        transport = request.transport
+        if transport is not None and len(payload) <= _BUFFERED_MAX_BYTES and not transport.get_write_buffer_size():
+            # Most answers are small, and go into an empty buffer without anybody waiting.
+            await response.write_eof(payload)
+            return
+        last = max(0, len(payload) - 1) // _PIECE_BYTES * _PIECE_BYTES
+        for offset in range(0, last, _PIECE_BYTES):
+            patience.moved(_PIECE_BYTES)
+            await patience.wait(response.write(payload[offset : offset + _PIECE_BYTES]))
+        patience.moved(len(payload) - last)
+        await patience.wait(response.write_eof(payload[last:]))
 
     async def _send_span(
         self, request: web.BaseRequest, response: web.StreamResponse, span: FileSpan, patience: Patience

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from aiohttp import StreamReader, web
@@ -88,7 +88,7 @@ class Connections:
             now = loop.time()
             for connection in list(self._all):
                 if connection.overdue_s(now, self._idle_s) > 0:
-                    connection.force_close()
+                    connection.cut_off()
 
     def retire(self) -> None:
         """Another process takes the new ones; those that are idle are given a moment to ask for something, and are told then."""
@@ -111,15 +111,15 @@ class Connections:
                 connection.force_close()
 
     def abort(self) -> None:
-        """Close all."""
+        """End all."""
         for connection in list(self._all):
-            connection.force_close()
+            connection.cut_off()
 
 
 class Connection(RequestHandler):
     """One connection, which knows since when it waits for what."""
 
-    __slots__ = ("_address", "_body", "_group", "_heard_at", "_idle_since", "_is_busy", "_is_first")
+    __slots__ = ("_address", "_body", "_group", "_heard_at", "_idle_since", "_is_busy", "_is_first", "_wire")
 
     def __init__(self, server: web.Server, group: Connections, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(server, loop=loop, **options)
@@ -128,11 +128,13 @@ class Connection(RequestHandler):
         self._idle_since = loop.time()
         self._heard_at: float | None = None
         self._body: StreamReader | None = None
+        self._wire: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take it, or not."""
         name = transport.get_extra_info("peername")
         self._address = str(name[0]) if isinstance(name, tuple) and name else UNIX
+        self._wire = cast("asyncio.WriteTransport", transport)
         super().connection_made(transport)
         if not self._group.admit(self, self._address):
             self.force_close()
@@ -140,7 +142,15 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """It is gone."""
         self._group.release(self, self._address)
+        self._wire = None
         super().connection_lost(exc)
+
+    def cut_off(self) -> None:
+        """End it now. One that is closed first sends what is buffered, and would be here as long as its client reads nothing."""
+        wire = self._wire
+        self.force_close()
+        if wire is not None and wire.get_write_buffer_size():
+            wire.abort()
 
     def data_received(self, data: bytes) -> None:
         """Note when a request began to come."""
