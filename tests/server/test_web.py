@@ -332,8 +332,8 @@ def test_a_client_that_goes_ends_the_reading_of_its_body_at_once(loop: str, endi
     assert isinstance(told[0], BodyInterrupted)
 
 
-def test_what_is_between_the_body_and_its_answer_goes_on_when_the_client_goes():
-    """A commit isn't broken off: the client will ask whether it came through."""
+def test_what_is_between_the_body_and_its_answer_goes_on_when_the_client_goes(caplog: pytest.LogCaptureFixture):
+    """A commit isn't broken off: the client will ask whether it came through. And nobody is told that it went."""
     reached, go, done = threading.Event(), threading.Event(), threading.Event()
 
     async def answer(request: Request) -> Response:
@@ -351,6 +351,7 @@ def test_what_is_between_the_body_and_its_answer_goes_on_when_the_client_goes():
         time.sleep(0.1)
         go.set()
         assert done.wait(10)
+    assert "bug" not in caplog.text
 
 
 def test_a_body_that_comes_too_slowly_is_given_up():
@@ -561,12 +562,30 @@ def test_a_stream_that_cannot_begin_still_has_an_answer():
         yield
 
     async def answer(_: Request) -> Response:
-        return Response(200, (), Stream(10, gone()))
+        return Response(200, [("X-Request-Id", "r-1"), ("ETag", "none")], Stream(10, gone()))
+
+    with Host(answer) as host:
+        status, fields, body = host.ask(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert status == 404
+    assert b"BLOB_UNKNOWN" in body
+    assert (fields["x-request-id"], fields.get("etag")) == ("r-1", None)
+
+
+def test_a_bug_in_what_a_stream_begins_with_is_logged(caplog: pytest.LogCaptureFixture):
+    """As any other bug is; the client gets an error of the registry's shape."""
+
+    @asynccontextmanager
+    async def broken() -> AsyncIterator[AsyncIterator[bytes]]:
+        raise ValueError("no such case")
+        yield
+
+    async def answer(_: Request) -> Response:
+        return Response(200, (), Stream(10, broken()))
 
     with Host(answer) as host:
         status, _, body = host.ask(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
-    assert status == 404
-    assert b"BLOB_UNKNOWN" in body
+    assert (status, b"UNKNOWN" in body) == (500, True)
+    assert "no such case" in caplog.text
 
 
 def test_a_client_that_takes_its_answer_too_slowly_is_cut_off():

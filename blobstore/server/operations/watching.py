@@ -9,9 +9,11 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from blobstore.clock import stopwatch_s
+from blobstore.errors import BlobstoreError
 from blobstore.server.operations.logs import Log, request_id_of
 from blobstore.server.protocol.messages import FileSpan, Payload, Request, Response, Stream
 from blobstore.server.protocol.observing import Answered, Observation
+from blobstore.server.protocol.problems import problem_response
 from blobstore.server.protocol.routing import find_route
 
 Answer: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -108,9 +110,18 @@ class _Ending:
             size_bytes = payload.size_bytes
             return _WatchedSpan(payload.handle, payload.offset, size_bytes, lambda: self.end(status, size_bytes))
         if isinstance(payload, Stream):
-            return Stream(payload.size_bytes, _counted(payload, lambda sent_bytes: self.end(status, sent_bytes)))
+            return Stream(
+                payload.size_bytes, _counted(payload, lambda sent_bytes: self.end(status, sent_bytes), self.fail)
+            )
         self.end(status, len(payload))
         return payload
+
+    def fail(self, error: Exception) -> None:
+        """Tell it, of a stream that could not begin: what is sent is the answer to its error."""
+        status = problem_response(error).status if isinstance(error, BlobstoreError) else 500
+        if self.answered is not None:
+            self.answered = msgspec.structs.replace(self.answered, status=status, error=error)
+        self.end(status, 0)
 
     def end(self, status: int, sent_bytes: int) -> None:
         """Tell it."""
@@ -196,16 +207,24 @@ class _WatchedSpan(FileSpan, frozen=True):
         self.told()
 
 
-def _counted(stream: Stream, end: Callable[[int], None]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+def _counted(
+    stream: Stream, end: Callable[[int], None], fail: Callable[[Exception], None]
+) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
     @asynccontextmanager
     async def enter() -> AsyncIterator[AsyncIterator[bytes]]:
         counted: _Counted | None = None
+        failed: Exception | None = None
         try:
             async with stream.chunks as chunks:
                 counted = _Counted(aiter(chunks))
                 yield counted
+        except Exception as error:
+            failed = error
+            raise
         finally:
-            # One that could not be entered sent nothing.
-            end(counted.size_bytes if counted is not None else 0)
+            if counted is None and failed is not None:
+                fail(failed)
+            else:
+                end(counted.size_bytes if counted is not None else 0)
 
     return enter()

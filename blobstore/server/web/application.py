@@ -33,6 +33,8 @@ _PIECE_BYTES = 256 * 1024
 # Fits with its head into what a transport buffers before it has its writer wait.
 _BUFFERED_MAX_BYTES = 32 * 1024
 _READ_THREADS = 8
+# What an answer says whatever becomes of it.
+_OF_EVERY_ANSWER = frozenset({"docker-distribution-api-version", "x-request-id"})
 
 
 class WebSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -282,7 +284,12 @@ async def _enter(stack: contextlib.AsyncExitStack, answer: Response) -> tuple[Re
     try:
         return answer, await stack.enter_async_context(payload.chunks)
     except BlobstoreError as error:
-        return problem_response(error), None
+        found = problem_response(error)
+    except Exception as error:  # noqa: BLE001 - a bug must not end the connection without a word
+        _LOG.error("an answer could not begin: this is a bug", exc_info=error)
+        found = error_response(500, "UNKNOWN", "this is a bug in the registry; its log says more")
+    kept = [(name, value) for name, value in answer.headers if name.lower() in _OF_EVERY_ANSWER]
+    return Response(found.status, [*kept, *found.headers], found.payload), None
 
 
 def _fields(answer: Response) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ _ENDED_EVERY_S = 0.02
 # What is buffered of a body before its sender has to wait; twice that at most.
 READ_BUFFER_BYTES = 64 * 1024
 _HEADERS_MAX = 100
+_LOG = logging.getLogger("blobstore.server")
 _QUIET = logging.getLogger("blobstore.server.connections")
 _QUIET.addHandler(logging.NullHandler())
 _QUIET.propagate = False
@@ -201,6 +202,8 @@ class Connection(RequestHandler):
     ) -> web.StreamResponse:
         """What aiohttp refuses by itself, as it can't be parsed; the connection is closed, as nobody knows where it ends."""
         del message
+        if status >= 500 and not isinstance(exc, ConnectionError):
+            _LOG.error("a request failed: this is a bug", exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is on its way already")
         answer = error_response(

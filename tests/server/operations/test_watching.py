@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blobstore.errors import BlobDamaged
+from blobstore.errors import BlobDamaged, TransientError
 from blobstore.server.operations.logs import make_log
 from blobstore.server.operations.watching import AccessLog, Exchange, Watch, endpoint_of
 from blobstore.server.protocol.access import Principal
@@ -99,6 +99,34 @@ async def test_a_stream_is_told_of_with_what_was_read_of_it() -> None:
         async with response.payload.chunks:
             raise AssertionError("entered")
     assert [each.sent_bytes for each in kept.exchanges] == [3, 0]
+
+
+async def test_a_stream_that_cannot_begin_is_told_with_what_its_client_is_told() -> None:
+    """Not with the status that it would have had: a storage that is down shows in numbers and lines."""
+    stream, kept = io.StringIO(), Kept()
+    watch = Watch(kept, AccessLog(make_log(None, stream)))
+
+    @asynccontextmanager
+    async def opened(error: Exception) -> AsyncIterator[AsyncIterator[bytes]]:
+        raise error
+        yield
+
+    async def fails(error: Exception) -> None:
+        async def answer(request: Request) -> Response:
+            watch(Answered(request=request, endpoint="blob", repository=None, principal=None, status=200))
+            return Response(200, payload=Stream(6, opened(error)))
+
+        response = await watch.wrap(answer)(Request(method="GET", path="/v2/a/blobs/x"))
+        assert isinstance(response.payload, Stream)
+        with pytest.raises(type(error)):
+            async with response.payload.chunks:
+                raise AssertionError("entered")
+
+    await fails(TransientError("the bucket does not answer"))
+    await fails(ValueError("a bug"))
+    assert [(each.status, each.sent_bytes) for each in kept.exchanges] == [(503, 0), (500, 0)]
+    errors = [json.loads(line)["error"] for line in stream.getvalue().splitlines()]
+    assert errors == ["TransientError: the bucket does not answer", "ValueError: a bug"]
 
 
 async def test_a_bug_is_told_of_and_raised() -> None:
