@@ -150,6 +150,20 @@ def test_a_body_whose_chunks_are_none_ends_the_connection(chunks: bytes, pause_s
     assert all(isinstance(error, BodyInterrupted) for error in seen)
 
 
+def test_a_field_that_is_no_text_can_still_be_told():
+    """Logs, notifications and comparisons of tokens are of text; what came is told apart from any that is one."""
+    seen: list[str | None] = []
+
+    async def answer(request: Request) -> Response:
+        seen.extend(request.headers.get(name) for name in ("User-Agent", "X-Good"))
+        return Response(200)
+
+    with Host(answer) as host:
+        raw = b"GET / HTTP/1.1\r\nUser-Agent: a\xffb\r\nX-Good: \xc3\xa9\r\n" + HOST + b"\r\n"
+        assert host.ask(raw)[0] == 200
+    assert seen == ["a\ufffdb", "é"]
+
+
 def test_header_fields_have_a_limit(host: Host):
     """One line, all together, and their number."""
     for fields in (

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeAlias
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -83,7 +83,7 @@ class WebHandler:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         body: Body | None = None
         try:
-            headers = Headers(request.headers.items())
+            headers = Headers(_readable(request))
             if request.body_exists:
                 waits = _expects_continue(headers, request)
                 body = Body(request, self._settings.rates, waits_for_continue=waits)
@@ -233,6 +233,12 @@ async def _leave_to_the_body(_: web.Request) -> None:
 
 
 # Reading
+
+
+def _readable(request: web.BaseRequest) -> Iterator[tuple[str, str]]:
+    """The header fields. What is no UTF-8 is replaced: as it comes, nobody further in could write it into a document."""
+    for name, value in request.headers.items():
+        yield name, value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _target(raw: str) -> tuple[str, list[tuple[str, str]]]:
