@@ -17,10 +17,13 @@ import pytest
 from blobstore.blocking import BlockingStore
 from blobstore.cli import _serve
 from blobstore.cli import run as run_here
+from blobstore.config import Config
 from blobstore.errors import ConfigInvalid
 from blobstore.server.daemon.addresses import TcpAddress, UnixAddress, parse_address
 from blobstore.server.daemon.config import load_server_config
 from blobstore.server.daemon.listening import bind, notify
+from blobstore.server.daemon.plan import StorePlan
+from blobstore.server.daemon.serving import Overrides, Serving
 from tests.server.daemon import ROOT, Daemon, wait_for
 from tests.server.hosting import read_answer
 
@@ -153,6 +156,30 @@ def test_files_in_the_configuration_are_relative_to_it(tmp_path: Path):
     assert found.run_directory == str(tmp_path / "run")
     assert found.tls is not None
     assert (found.tls.certificate, found.tls.key) == (str(tmp_path / "c.pem"), "/k.pem")
+
+
+def test_a_restart_opens_no_door_that_a_start_would_not(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """The sockets stay, whatever addresses the file names by then; so they are judged by where they are."""
+    config = tmp_path / "c.toml"
+    (tmp_path / "token").write_text("s3cret")
+    config.write_text(
+        "[server]\nlisten = '0.0.0.0:0'\nopen_to_all = true\n"
+        "operator_listen = '0.0.0.0:0'\noperator_token_file = 'token'\n"
+    )
+    serving = Serving(lambda: StorePlan(str(tmp_path / "store"), None, Config()), str(config), Overrides())
+    with serving._listening(serving._server()):
+        assert serving._wanted().plan.server.open_to_all
+        assert "other addresses" not in caplog.text
+        config.write_text(config.read_text().replace("0.0.0.0:0", "127.0.0.1:0"))
+        assert serving._wanted().plan.server.open_to_all
+        assert "other addresses take a stop and a start" in caplog.text
+        for text, said in (
+            ("listen = '127.0.0.1:0'", "everybody who can reach this machine could push and delete"),
+            ("open_to_all = true", "everybody who can reach this machine could start collections"),
+        ):
+            config.write_text(f"[server]\n{text}\n")
+            with pytest.raises(ConfigInvalid, match=said):
+                serving._wanted()
 
 
 def test_other_commands_leave_the_server_alone(here: Here, tmp_path: Path):
