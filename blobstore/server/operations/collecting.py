@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from blobstore.clock import iso_utc, stopwatch_s
+from blobstore.durable import storage_errors
 from blobstore.errors import BlobstoreError, CollectionRefused, IndexPoisoned, Refused
 from blobstore.events import Alarm, BlobFreed, Event, EventSink, Progress, discard
 from blobstore.gc import Collector, GcPolicy
@@ -187,6 +188,7 @@ class Collecting:
 
         Raises:
             CollectionRunning: one is under way.
+            StorageFailed: the lock can't be used.
         """
         if self._running is not None:
             raise CollectionRunning(f"run {self._running[0].run} is under way; one at a time")
@@ -325,10 +327,25 @@ class Collecting:
     # The schedule
 
     async def _keep(self) -> None:
+        """Keep the schedule, whatever fails: garbage that nobody collects any more is noticed when the disk is full."""
+        while True:
+            try:
+                await self._keep_schedule()
+            except BlobstoreError as error:
+                self._note(Alarm(f"no collection could be begun, which is tried again: {error}"))
+                if isinstance(error, IndexPoisoned):
+                    self._on_poisoned()
+            else:
+                return
+            await self._sleep(_LOOK_EVERY_S)
+
+    async def _keep_schedule(self) -> None:
         clock = self._store.parts.clock
         last_any_ms, last_full_ms = await self._last_runs()
         while True:
             now_ms = clock.now_ms()
+            # A clock that was set back: what it said before is no time to wait for.
+            last_any_ms, last_full_ms = min(last_any_ms, now_ms), min(last_full_ms, now_ms)
             due = self._schedule.next_due(last_any_ms, last_full_ms, now_ms)
             if due is None:
                 return
@@ -359,10 +376,14 @@ class Collecting:
 def _take_lock(path: str | None) -> int | None:
     if path is None:
         return None
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise CollectionRunning("another process is collecting; one at a time") from error
+    with storage_errors(f"lock {path}"):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise CollectionRunning("another process is collecting; one at a time") from error
+        except OSError:
+            os.close(handle)
+            raise
     return handle

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from blobstore.errors import IndexPoisoned, RunUnknown
-from blobstore.events import Alarm, Event
+from blobstore.errors import IndexPoisoned, RunUnknown, StorageFailed
+from blobstore.events import Alarm, Event, Progress
 from blobstore.gc import Collector, GcPolicy
 from blobstore.server.operations.collecting import Collecting, CollectionRunning, RunState
 from blobstore.server.operations.config import CollectConfig
@@ -262,6 +262,47 @@ async def test_a_bug_in_a_run_does_not_end_the_schedule(
         await until(lambda: tally.ended["incremental", "failed"] == 1)
     await until(lambda: tally.ended["incremental", "done"] == 1)
     assert "TypeError" in stream.getvalue()
+
+
+async def test_what_fails_before_a_run_does_not_end_the_schedule(
+    bench: Bench, schedules: Callable[..., Collecting], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An index that can't be asked for its runs, a lock that can't be made: an alarm, and then it goes on."""
+    events, tally = list[Event](), Tallied()
+    lock = tmp_path / "later" / "lock"
+    with monkeypatch.context() as patched:
+
+        async def fail(_: int) -> list[object]:
+            raise StorageFailed("the index does not answer")
+
+        patched.setattr(bench.store.index, "list_runs", fail)
+        collecting = schedules(
+            CollectConfig(incremental="0 * * * *", full=""), lock_path=str(lock), events=events.append, tally=tally
+        )
+        await collecting.open()
+        await until(lambda: len(events) >= 2)
+    await until(lambda: "lock" in str(events[-1]))
+    assert not tally.ended
+    lock.parent.mkdir()
+    await until(lambda: tally.ended["incremental", "done"] == 1)
+    assert all(isinstance(event, Alarm) for event in events if not isinstance(event, Progress))
+
+
+async def test_a_clock_that_was_years_ahead_puts_nothing_off(
+    bench: Bench, schedules: Callable[..., Collecting]
+) -> None:
+    """The times of the runs that were noted then are not waited for, nor after a restart."""
+    first, tally = Collecting(bench.store, AT_ONCE, MANUAL), Tallied()
+    bench.clock.jump(10 * 365 * 24 * HOUR_MS)
+    first.start()
+    await first.wait()
+    await first.aclose()
+    bench.clock.jump(-10 * 365 * 24 * HOUR_MS)
+    collecting = schedules(CollectConfig(incremental="0 * * * *", full=""), tally=tally)
+    await collecting.open()
+    start_ms = bench.clock.now_ms()
+    await until(lambda: bench.clock.now_ms() >= start_ms + 3 * HOUR_MS)
+    assert sum(tally.ended.values()) >= 2
 
 
 async def test_undo_brings_back_what_is_in_quarantine(bench: Bench) -> None:
