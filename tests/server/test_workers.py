@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import hashlib
 import http.client
 import os
@@ -9,14 +11,27 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Self
 
 import pytest
 
+from blobstore.config import Config
 from blobstore.server.daemon import assembling
+from blobstore.server.daemon._passing_on import PassingOn
 from blobstore.server.daemon.config import ServerConfig
-from blobstore.server.daemon.workers import BACK_OFF_FIRST_S, BACK_OFF_MAX_S, next_wait_s
+from blobstore.server.daemon.plan import Plan, StorePlan
+from blobstore.server.daemon.workers import (
+    BACK_OFF_FIRST_S,
+    BACK_OFF_MAX_S,
+    StartFailed,
+    Supervisor,
+    Wanted,
+    _Slot,
+    next_wait_s,
+)
+from blobstore.server.protocol.messages import BodyInterrupted, Request
 from tests.server.daemon import Client, Daemon, place, wait_for, with_digest
 
 MIB = 1024 * 1024
@@ -333,6 +348,35 @@ def test_a_restart_with_a_configuration_that_cannot_be_used_changes_nothing(tmp_
 def _is_read_only(daemon: Daemon) -> bool:
     with daemon.client() as client:
         return client.ask("POST", "/v2/a/blobs/uploads/", b"")[0] == 405
+
+
+def test_a_process_that_gets_no_descriptor_is_no_reason_to_give_up(monkeypatch: pytest.MonkeyPatch):
+    """Its start has failed, as any other may: whoever keeps the place tries again, and nothing is left open."""
+
+    def write(_: Plan) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def start() -> list[str]:
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(StartFailed, match="worker 1 can't be started: Too many open files"):
+            await supervisor._start(_Slot("worker", 1), is_restart=True)
+        return sorted(set(os.listdir("/proc/self/fd")) - set(before))
+
+    plan = Plan(store=StorePlan("store", None, Config()), server=ServerConfig())
+    supervisor = Supervisor(lambda: Wanted(plan, 2), lambda: None, lambda: None)
+    monkeypatch.setattr(Plan, "write", write)
+    assert asyncio.run(start()) == []
+
+
+async def test_an_operator_who_goes_while_asking_is_no_bug():
+    """A body that breaks off is answered by the worker, if anybody is there to hear it."""
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"{"
+        raise BodyInterrupted("the client went before its body was whole")
+
+    request = Request(method="POST", path="/api/v1/runs", body=broken())
+    assert (await PassingOn("/nowhere").answer(request)).status == 400
 
 
 def test_the_wait_before_a_start_doubles_up_to_a_limit():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import aiohttp
 from yarl import URL
 
-from blobstore.server.protocol.messages import Request, Response
-from blobstore.server.protocol.problems import error_response
+from blobstore.server.protocol.messages import BodyInterrupted, Request, Response
+from blobstore.server.protocol.problems import error_response, problem_response
 
 _BODY_MAX_BYTES = 1024 * 1024
 _WAIT_MAX_S = 60.0
@@ -27,7 +27,10 @@ class PassingOn:
 
     async def answer(self, request: Request) -> Response:
         """What the other process answers."""
-        body = await _read(request)
+        try:
+            body = await _read(request)
+        except BodyInterrupted as error:
+            return problem_response(error)
         if body is None:
             return error_response(413, "SIZE_INVALID", "the body is too long")
         headers = [(name, value) for name in _ASKED for value in request.headers.every(name)]

@@ -175,36 +175,12 @@ class Supervisor:
         return child
 
     async def _spawn(self, slot: _Slot, *, is_restart: bool) -> _Child:
-        ours, theirs = socket.socketpair()
-        ours.settimeout(0)
-        plan = msgspec.structs.replace(
-            self._wanted.plan,
-            role=slot.role,
-            number=slot.number,
-            control=theirs.fileno(),
-            is_restart=is_restart,
-            internal_path=self._internal_path,
-            internal=self._internal.fileno() if self._internal is not None and slot.role == "operator" else None,
-        )
-        written = plan.write()
-        inherited = [written, theirs.fileno(), *plan.public, *plan.operator]
-        if plan.internal is not None:
-            inherited.append(plan.internal)
         try:
-            process = await asyncio.create_subprocess_exec(
-                # The role is for those who look at the list of processes.
-                *(sys.executable, "-m", "blobstore.server", str(written), slot.role),
-                env={**os.environ, DIRECTORY_VARIABLE: self._metrics},
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=inherited,
-            )
+            process, control = await self._launch(slot, is_restart=is_restart)
         except OSError as error:
-            ours.close()
+            # No descriptor, no memory, no process: there may be one when it is tried again.
             raise StartFailed(f"the process {slot} can't be started: {error.strerror or error}") from error
-        finally:
-            os.close(written)
-            theirs.close()
-        child = _Child(process, ours)
+        child = _Child(process, control)
         self._children.add(child)
         follower = asyncio.create_task(child.follow())
         self._followers.add(follower)
@@ -212,6 +188,37 @@ class Supervisor:
         follower.add_done_callback(lambda _: self._children.discard(child))
         follower.add_done_callback(lambda _: mark_dead(process.pid, self._metrics))
         return child
+
+    async def _launch(self, slot: _Slot, *, is_restart: bool) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        """The process, and our end of what it says that it is ready by."""
+        with contextlib.ExitStack() as handed_over, contextlib.ExitStack() as kept:
+            ours, theirs = socket.socketpair()
+            kept.enter_context(ours)
+            handed_over.enter_context(theirs)
+            ours.settimeout(0)
+            plan = msgspec.structs.replace(
+                self._wanted.plan,
+                role=slot.role,
+                number=slot.number,
+                control=theirs.fileno(),
+                is_restart=is_restart,
+                internal_path=self._internal_path,
+                internal=self._internal.fileno() if self._internal is not None and slot.role == "operator" else None,
+            )
+            written = plan.write()
+            handed_over.callback(os.close, written)
+            inherited = [written, theirs.fileno(), *plan.public, *plan.operator]
+            if plan.internal is not None:
+                inherited.append(plan.internal)
+            process = await asyncio.create_subprocess_exec(
+                # The role is for those who look at the list of processes.
+                *(sys.executable, "-m", "blobstore.server", str(written), slot.role),
+                env={**os.environ, DIRECTORY_VARIABLE: self._metrics},
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=inherited,
+            )
+            kept.pop_all()
+            return process, ours
 
     async def _keep(self, slot: _Slot) -> None:
         """Start another one when it dies, more slowly the more often it does."""

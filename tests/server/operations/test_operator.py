@@ -244,7 +244,7 @@ async def test_a_body_is_taken_only_as_json_and_only_so_long(operator: Operator)
 @pytest.mark.parametrize("path", ["/runs", f"/runs/{'0' * 16}/undo"])
 async def test_a_page_of_another_site_starts_nothing(operator: Operator, path: str) -> None:
     """A browser says where a request is from; its own pages may."""
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:5001"):
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:5001", "http://["):
         answer = await operator.ask("POST", path, b"{}", JSON, ("Origin", origin))
         assert answer.status == 403
     own = await operator.ask("POST", path, b"{}", JSON, ("Origin", "http://127.0.0.1:5000"))
