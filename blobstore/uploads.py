@@ -303,6 +303,14 @@ class Upload:
         await self._hashes.drain()
         self._handed_over = trusted
 
+    async def _let_go(self) -> None:
+        """Of bytes that could not be taken up: held on to, they would be busy for whoever tries again."""
+        self._is_over = True
+        if self._staged is not None:
+            with contextlib.suppress(BlobstoreError):
+                # The first error is the one to tell.
+                await unstoppable(self._staged.aclose())
+
 
 async def start_upload(
     parts: Parts, repository: RepositoryName | None, digest: Digest | None, *, is_pinned: bool = False
@@ -343,7 +351,11 @@ async def resume_upload(parts: Parts, repository: RepositoryName, upload: Upload
     if intent is None or intent.repository != repository:
         raise UploadUnknown(f"{repository} has no open upload {upload}")
     resumed = Upload(parts, intent)
-    await resumed._resume()  # noqa: SLF001 - its own second half
+    try:
+        await resumed._resume()  # noqa: SLF001 - its own second half
+    except BaseException:
+        await resumed._let_go()  # noqa: SLF001 - the same
+        raise
     return resumed
 
 

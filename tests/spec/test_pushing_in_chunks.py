@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from blobstore.abc.records import IndexIdentity
-from blobstore.errors import UploadUnknown
+from blobstore.errors import StorageFailed, UploadUnknown
 from blobstore.names import RepositoryName, UploadId
 from blobstore.server.protocol._upload_ids import UploadIds
 from blobstore.server.protocol.access import Principal
@@ -301,6 +301,25 @@ async def test_a_session_that_is_still_being_closed_is_waited_for(any_store: Sto
     may_end.set()
     assert (await first).status == 202
     assert (await asking)["Range"] == f"0-{len(BIG) - 1}"
+
+
+async def test_a_session_that_could_not_be_taken_up_is_not_busy_for_ever(
+    any_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A storage that fails while the bytes of the last request are looked at again fails that one request."""
+
+    def fail(*_: object) -> int:
+        raise StorageFailed("the disk does not answer")
+
+    client = Client(Registry(any_store, RegistrySettings(busy_wait_s=0)))
+    location = await client.begin()
+    assert (await client.patch(location, DATA)).status == 202
+    with monkeypatch.context() as patched:
+        patched.setattr("blobstore.uploads._Hashes.resume", fail)
+        assert (await client.patch(location, DATA)).status == 500
+    answer = await client.get(location)
+    assert (answer.status, answer["Range"]) == (204, "0-999")
+    assert (await client.put(location, DATA, digest=digest(DATA * 2))).status == 201
 
 
 async def test_a_busy_session_is_refused_in_the_end(any_store: Store) -> None:
