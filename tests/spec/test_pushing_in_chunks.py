@@ -213,6 +213,14 @@ async def test_a_content_range_of_another_length(any_client: Client) -> None:
         assert not body.was_read
 
 
+async def test_a_content_range_without_a_body(any_client: Client) -> None:
+    """Is no chunk that was taken."""
+    location = await any_client.begin()
+    answer = await any_client.patch(location, headers={"Content-Range": "0-9"})
+    assert (answer.status, answer.code) == (400, "SIZE_INVALID")
+    assert (await any_client.put(location, DATA, digest=digest(DATA))).status == 201
+
+
 @pytest.mark.parametrize(("text", "kept"), [("0-8", "0-4"), ("0-10", "0-9")])
 async def test_a_body_of_another_length(any_client: Client, text: str, kept: str) -> None:
     """400 if it wasn't announced; no byte behind the range is taken, and the session says how many were."""

@@ -171,12 +171,11 @@ async def _take(call: Call, upload: Upload, span: Span | None) -> None:
         session = await _session(call, upload.upload_id, upload.offset)
         text = f"this upload goes on at byte {upload.offset}, not at {span.start}"
         raise Problem(416, "BLOB_UPLOAD_INVALID", text, detail={"offset": upload.offset}, headers=session)
-    if call.request.body is None:
-        return
-    async for piece in call.request.body:
-        if span is not None and upload.offset + len(piece) > span.stop:
-            raise SizeMismatch("the chunk", span.size_bytes, upload.offset + len(piece) - span.start)
-        await upload.write(piece)
+    if call.request.body is not None:
+        async for piece in call.request.body:
+            if span is not None and upload.offset + len(piece) > span.stop:
+                raise SizeMismatch("the chunk", span.size_bytes, upload.offset + len(piece) - span.start)
+            await upload.write(piece)
     if span is not None and upload.offset != span.stop:
         raise SizeMismatch("the chunk", span.size_bytes, upload.offset - span.start)
 
