@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, cast
 
 import msgspec
 import structlog
@@ -57,7 +58,7 @@ def make_log(config: LogsConfig | None = None, stream: TextIO | None = None) -> 
         else structlog.processors.LogfmtRenderer(bool_as_flag=False, key_order=["time", "level", "event"])
     )
     log: Log = structlog.wrap_logger(
-        structlog.WriteLogger(stream or sys.stderr),
+        structlog.WriteLogger(cast("TextIO", _Unfailing(stream or sys.stderr))),
         processors=[
             structlog.processors.TimeStamper(fmt="iso", key="time"),
             structlog.processors.add_log_level,
@@ -69,6 +70,24 @@ def make_log(config: LogsConfig | None = None, stream: TextIO | None = None) -> 
         cache_logger_on_first_use=True,
     ).bind()
     return log
+
+
+class _Unfailing:
+    """A stream that loses what it can't write: a disk that is full of logs, or a pipe that nobody reads any more, must not keep
+    anybody from pulling, deleting and collecting. There is no other place to tell it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """As `TextIO.write`, if that can."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """As `TextIO.flush`, if that can."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def make_audit_log(config: LogsConfig | None = None, stream: TextIO | None = None) -> Log | None:

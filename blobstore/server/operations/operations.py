@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from blobstore.abc.backend import Backend
-from blobstore.events import Alarm, Event
+from blobstore.events import Alarm, Event, Waiting
 from blobstore.gc import GcPolicy
 from blobstore.server.operations.audit import AuditObserver
 from blobstore.server.operations.collecting import Collecting
@@ -91,6 +91,8 @@ class Operations:
         """The sink of the store's events: for `open_store(events=…)`."""
         if isinstance(event, Alarm):
             self.log.error("alarm", text=event.text)
+        elif isinstance(event, Waiting):
+            self.log.warning("waiting", text=event.text)
         self.metrics.note(event)
 
     def measured(self, backend: Backend) -> Backend:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 from typing import Any
 
 import pytest
 
 from blobstore.digest import Digest
+from blobstore.events import Waiting
 from blobstore.names import RepositoryName, TagName
+from blobstore.server.daemon.config import ServerConfig
 from blobstore.server.operations.audit import AuditObserver
 from blobstore.server.operations.config import LogsConfig
 from blobstore.server.operations.logs import (
@@ -21,6 +24,7 @@ from blobstore.server.operations.logs import (
     request_id_of,
     safe_text,
 )
+from blobstore.server.operations.operations import Operations
 from blobstore.server.protocol import observing
 from blobstore.server.protocol.access import ANYBODY, Principal
 from blobstore.server.protocol.messages import Headers, Request
@@ -88,6 +92,30 @@ def test_a_long_value_is_cut() -> None:
     """A megabyte in a header makes no megabyte of log, and no second of work."""
     assert len(safe_text("a?b=" * 300_000)) <= 2001
     assert len(safe_text("\n" * 300_000)) <= 4001
+
+
+def test_what_the_store_waits_for_is_told() -> None:
+    """A file server that doesn't answer stops everything and breaks nothing: the log is where that can be seen."""
+    stream = io.StringIO()
+    Operations(ServerConfig(), log=make_log(None, stream)).note(Waiting("no answer from the file server"))
+    (line,) = lines(stream)
+    assert (line["level"], line["event"], line["text"]) == ("warning", "waiting", "no answer from the file server")
+
+
+def test_a_log_that_cannot_be_written_stops_nobody() -> None:
+    """What a request did is done by then: it must not be answered as if it had failed."""
+    with open(os.devnull, "wb") as nowhere:
+        with open("/dev/full", "w", buffering=1) as full:
+            log = make_log(None, full)
+            for _ in range(3):
+                log.info("request", path="/v2/" + "a" * 9000)
+            # What it still has is for nobody.
+            os.dup2(nowhere.fileno(), full.fileno())
+        reading, writing = os.pipe()
+        os.close(reading)
+        with open(writing, "w", buffering=1) as pipe:
+            make_log(None, pipe).error("alarm", text="nobody reads this")
+            os.dup2(nowhere.fileno(), writing)
 
 
 def test_a_level_leaves_out_what_is_below_but_never_the_audit() -> None:
