@@ -36,7 +36,7 @@ def create_app(
     Args:
         store: an open store.
         settings: limits and switches of the protocol.
-        access: who may do what.
+        access: who may do what; closed with the application.
         observer: is told what happens.
         room: whether there is room for new bytes.
         web: slow clients, and the proxies that are believed.
@@ -46,4 +46,11 @@ def create_app(
     from blobstore.server.web.application import create_application
 
     registry = Registry(store, settings, access, observer=observer or unobserved, room=room)
-    return create_application(registry.answer, web)
+    application = create_application(registry.answer, web)
+    if access is not None:
+
+        async def close(_: Application) -> None:
+            await access.aclose()
+
+        application.on_cleanup.append(close)
+    return application

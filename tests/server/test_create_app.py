@@ -13,6 +13,7 @@ from aiohttp import web
 
 import blobstore
 from blobstore.server import create_app
+from blobstore.server.protocol.access import OpenAccess
 
 BYTES = hashlib.shake_128(b"app").digest(3_000_000)
 DIGEST = "sha256:" + hashlib.sha256(BYTES).hexdigest()
@@ -76,6 +77,26 @@ async def test_it_runs_by_itself(tmp_path: Path):
                 async with session.get(url + path) as answer:
                     assert (path, answer.status) == (path, status)
         await runner.cleanup()
+
+
+class Closing(OpenAccess):
+    """Knows whether it was closed."""
+
+    is_closed = False
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+async def test_the_access_control_is_closed_with_the_application(tmp_path: Path):
+    """It may have threads."""
+    access = Closing()
+    async with blobstore.open(str(tmp_path / "store"), create=True) as store:
+        runner = web.AppRunner(create_app(store, access=access))
+        await runner.setup()
+        assert not access.is_closed
+        await runner.cleanup()
+    assert access.is_closed
 
 
 async def test_a_refusal_comes_before_the_body(url: str):
