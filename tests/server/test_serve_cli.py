@@ -231,13 +231,16 @@ def test_tls(tmp_path: Path):
         files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", f"{name}.key", "-out", f"{name}.pem"]
         subprocess.run([*command.split(), *files], cwd=tmp_path, check=True, capture_output=True)
     config = "[server.tls]\ncertificate = 'server.pem'\nkey = 'server.key'\n"
+    config = "[server]\noperator_listen = '127.0.0.1:0'\n" + config
     with Daemon(tmp_path, config=config + "client_authority = 'client.pem'\n") as daemon:
         assert daemon.said["listen"][0].startswith("https://")
+        assert daemon.said["operator_listen"][0].startswith("https://")
         trusting = ssl.create_default_context(cafile=str(tmp_path / "server.pem"))
         port = daemon.address[1]
         assert _get_encrypted(trusting, port) == b""
         trusting.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
         assert b" 200 " in _get_encrypted(trusting, port)
+        assert b" 404 " in _get_encrypted(trusting, int(daemon.said["operator_listen"][0].rpartition(":")[2]))
         trusting.maximum_version = ssl.TLSVersion.TLSv1_2
         assert b" 200 " in _get_encrypted(trusting, port)
         with pytest.warns(DeprecationWarning, match="TLSv1_1"):
