@@ -15,6 +15,8 @@ from blobstore.gc.policy import GcPolicy
 from blobstore.gc.report import run_document
 from blobstore.store import Store
 
+FREE_BYTES_WITHIN_S = 2.0
+"""How long the disks are waited for."""
 _FRESH_MS = 1000
 _LAPSED_LOOKED_AT_MAX = 100
 
@@ -32,6 +34,7 @@ class StoreFigures:
     def __init__(self, store: Store, policy: GcPolicy, places: Mapping[str, str], version: str = "") -> None:
         self._store, self._policy, self._places, self._version = store, policy, places, version
         self._looked_ms: int | None = None
+        self._asking: asyncio.Future[dict[str, int]] | None = None
         self._found: list[Metric] = []
         self._newest_run: list[tuple[str, int]] = []
         self._runs: dict[str, float] = {}
@@ -49,8 +52,16 @@ class StoreFigures:
         totals, guards = await index.totals(), await index.guards()
         oldest_s = await oldest_garbage_s(index, self._policy, now_ms)
         runs = await self._last_runs(index)
-        free = await asyncio.to_thread(_free_bytes, self._places)
+        free = await self._free_bytes()
         return [*_stock(totals), *_garbage(totals, oldest_s), *_state(guards, runs, free, self._version)]
+
+    async def _free_bytes(self) -> Mapping[str, int]:
+        """Nothing while a file server doesn't answer: that is when the other figures are wanted most. One thread at most waits
+        for it."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(asyncio.to_thread(_free_bytes, self._places))
+        await asyncio.wait([self._asking], timeout=FREE_BYTES_WITHIN_S)
+        return self._asking.result() if self._asking.done() else {}
 
     async def _last_runs(self, index: Index) -> dict[str, float]:
         """When the last run of each kind ended; read anew only when there was one."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,34 @@ async def test_figures_of_the_store_are_those_of_its_index(bench: Bench, tmp_pat
     await bench.store.index.freeze("test")
     bench.clock.advance(1000)
     assert samples(await Metrics().page(figures))["blobstore_frozen", ()] == 1
+
+
+async def test_a_file_server_that_does_not_answer_leaves_the_other_figures(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its room is told again when it answers; until then one thread waits for it, however often somebody asks."""
+    may_answer, asked = threading.Event(), list[str]()
+    found = os.statvfs(tmp_path)
+
+    def statvfs(path: str) -> os.statvfs_result:
+        asked.append(path)
+        assert may_answer.wait(20)
+        return found
+
+    monkeypatch.setattr("blobstore.server.operations.figures.FREE_BYTES_WITHIN_S", 0.01)
+    monkeypatch.setattr("blobstore.server.operations.figures.os.statvfs", statvfs)
+    figures, key = (
+        StoreFigures(bench.store, GcPolicy(), {"data": str(tmp_path)}),
+        ("blobstore_free_bytes", (("place", "data"),)),
+    )
+    for _ in range(3):
+        page = samples(await asyncio.wait_for(Metrics().page(figures), 10))
+        assert (page["blobstore_frozen", ()], page.get(key)) == (0, None)
+        bench.clock.advance(1000)
+    assert asked == [str(tmp_path)]
+    may_answer.set()
+    monkeypatch.setattr("blobstore.server.operations.figures.FREE_BYTES_WITHIN_S", 10)
+    assert samples(await Metrics().page(figures))[key] > 0
 
 
 async def test_the_age_of_garbage_counts_from_the_end_of_what_kept_it(bench: Bench) -> None:
