@@ -118,6 +118,10 @@ def test_what_cannot_be_served_is_refused_in_one_line(
         ),
         ("[server]\ntrusted_proxies = '10.0.0.0/8'", "expected a list of texts in quotes"),
         ("[server]\nidle_timeout = '3'", "the key server.idle_timeout can't be used: '3' is not a duration"),
+        (
+            "[server]\nredirect_valid = '0.5s'",
+            "server.redirect_valid can't be used: '0.5s' should be between 1s and 1h",
+        ),
         ("[server]\nheader_size = '1MB'", "the key server.header_size can't be used: '1MB' is not a size"),
         ("[server]\ndelivery = 'pigeon'", "the key server.delivery can't be used: invalid enum value 'pigeon'"),
         (

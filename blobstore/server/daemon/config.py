@@ -24,6 +24,7 @@ from blobstore.server.operations.config import (
 from blobstore.units import parse_duration_s, parse_size_bytes
 
 WORKERS_MAX = 256
+REDIRECT_VALID_MAX_S = 3600
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -127,13 +128,19 @@ def _is_internal(text: str) -> object:
     return text
 
 
+def _redirect_valid(text: str) -> object:
+    if not 1 <= parse_duration_s(text) <= REDIRECT_VALID_MAX_S:
+        raise ConfigInvalid(f"{text!r:.80} should be between 1s and 1h: a URL can't be taken back")
+    return text
+
+
 # What is checked of a value, by the name of its table and key. A list's values are checked one by one.
 _CHECKS: Mapping[str, Check] = {
     "server.listen": parse_address,
     "server.operator_listen": parse_address,
     "server.trusted_proxies": _network,
     "server.accel_prefix": _is_internal,
-    "server.redirect_valid": parse_duration_s,
+    "server.redirect_valid": _redirect_valid,
     "server.free_space_min": parse_size_bytes,
     "server.header_size": parse_size_bytes,
     "server.header_timeout": parse_duration_s,
