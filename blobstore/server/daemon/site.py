@@ -5,9 +5,8 @@ from __future__ import annotations
 import hmac
 import ipaddress
 
-from blobstore.server.protocol.messages import Request, Response, json_response
+from blobstore.server.protocol.messages import Request, Response
 from blobstore.server.protocol.problems import error_response
-from blobstore.server.protocol.registry import API_VERSION
 from blobstore.server.web.application import Answer
 from blobstore.server.web.proxies import UNIX
 
@@ -95,14 +94,3 @@ def _is_loopback(text: str) -> bool:
         return ipaddress.ip_address(text).is_loopback
     except ValueError:
         return False
-
-
-async def alive(request: Request) -> Response:
-    """`/` and `/healthz`: it serves."""
-    if request.method not in ("GET", "HEAD"):
-        return error_response(405, "UNSUPPORTED", "only GET", headers=[("Allow", "GET, HEAD"), API_VERSION])
-    answer = json_response(200, {"status": "ok"}, [API_VERSION])
-    if request.method == "GET":
-        return answer
-    assert isinstance(answer.payload, bytes)
-    return Response(200, [*answer.headers, ("Content-Length", str(len(answer.payload)))])

@@ -8,7 +8,7 @@ from blobstore.errors import ConfigInvalid
 from blobstore.server.auth.config import AuthConfig, HtpasswdConfig
 from blobstore.server.daemon.config import ServerConfig
 from blobstore.server.daemon.plan import listen_addresses
-from blobstore.server.daemon.site import Site, alive, is_for_operators
+from blobstore.server.daemon.site import Site, is_for_operators
 from blobstore.server.protocol.messages import Headers, Request, Response, json_response
 from tests.server.security.asking import basic, bearer
 
@@ -22,6 +22,12 @@ async def registry(request: Request) -> Response:
     return json_response(404, {"by": "registry"})
 
 
+async def health(request: Request) -> Response:
+    """Answers for what everybody may ask."""
+    del request
+    return json_response(200, {"by": "health"})
+
+
 async def operator(request: Request) -> Response:
     """Answers for the operator's part."""
     del request
@@ -33,9 +39,9 @@ async def ask(site: Site, path: str, *fields: tuple[str, str], peer: str = "127.
     return (await site.answer(Request(method=method, path=path, headers=Headers(fields), peer=peer))).status
 
 
-OPEN = Site(registry=registry, health=alive, operator=operator)
-CLOSED = Site(registry=registry, health=alive)
-GUARDED = Site(registry=registry, health=alive, operator=operator, token="s3cret")
+OPEN = Site(registry=registry, health=health, operator=operator)
+CLOSED = Site(registry=registry, health=health)
+GUARDED = Site(registry=registry, health=health, operator=operator, token="s3cret")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -117,7 +123,7 @@ async def test_an_operators_token_opens_no_repository_and_the_other_way_round() 
 
 async def test_what_another_process_let_in_is_not_asked_again() -> None:
     """A worker hands on what it has looked at."""
-    site = Site(registry=None, health=alive, operator=operator, is_internal=True)
+    site = Site(registry=None, health=health, operator=operator, is_internal=True)
     assert await ask(site, "/metrics", ("Host", "registry.example"), ("Origin", "x"), peer="unix") == 200
     assert await ask(site, "/v2/", HOST) == 404
 
