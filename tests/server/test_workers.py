@@ -368,6 +368,29 @@ def test_a_process_that_gets_no_descriptor_is_no_reason_to_give_up(monkeypatch: 
     assert asyncio.run(start()) == []
 
 
+async def test_a_stop_does_not_wait_for_a_successor(monkeypatch: pytest.MonkeyPatch):
+    """One that can't be started, as the store doesn't answer, would be waited for longer than a stop may take."""
+    begun, ended = asyncio.Event(), list[str]()
+
+    async def start(slot: _Slot) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(str(slot))
+
+    plan = Plan(store=StorePlan("store", None, Config()), server=ServerConfig())
+    supervisor = Supervisor(lambda: Wanted(plan, 2), lambda: None, lambda: None)
+    supervisor._slots = [_Slot("worker", 0), _Slot("worker", 1)]
+    monkeypatch.setattr(supervisor, "_start", start)
+    running = asyncio.create_task(supervisor._until_stopped())
+    supervisor._restarting.set()
+    await begun.wait()
+    supervisor._stop()
+    await asyncio.wait_for(running, 10)
+    assert ended == ["worker 0"]
+
+
 async def test_an_operator_who_goes_while_asking_is_no_bug():
     """A body that breaks off is answered by the worker, if anybody is there to hear it."""
 

@@ -12,7 +12,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import msgspec
 
@@ -250,13 +251,23 @@ class Supervisor:
 
     async def _until_stopped(self) -> None:
         while not self._stopping.is_set():
-            waiting = [asyncio.create_task(event.wait()) for event in (self._stopping, self._restarting)]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in waiting:
-                task.cancel()
+            await self._unless_stopped(self._restarting.wait())
             if self._restarting.is_set() and not self._stopping.is_set():
                 self._restarting.clear()
-                await self._restart()
+                # A successor may take a minute until it is given up, which a stop need not wait for.
+                await self._unless_stopped(self._restart())
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, object]) -> None:
+        """Until it is done, or broken off by a stop."""
+        tasks = [asyncio.ensure_future(each) for each in (work, self._stopping.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if not tasks[0].cancelled():
+            tasks[0].result()
 
     async def _restart(self) -> None:
         """Replace one after the other: each goes on until its successor serves."""
