@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import errno
 import os
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import pytest
 from blobstore.app import make_collector
 from blobstore.backends.memory import MemoryBackend
 from blobstore.digest import Digest
+from blobstore.errors import StorageFailed
 from blobstore.events import Alarm, Event
 from blobstore.gc import GcPolicy
 from blobstore.index.memory import MemoryIndex
 from blobstore.names import RepositoryName
 from blobstore.promises import HoldTerms
 from blobstore.server.protocol.messages import FileSpan, Request, Stream
+from blobstore.server.protocol.observing import Answered
 from blobstore.server.protocol.registry import Registry
 from blobstore.server.protocol.settings import Delivery, RegistrySettings
 from blobstore.store import Store
@@ -227,6 +230,25 @@ async def test_a_blob_that_was_pushed_anew_since_it_was_looked_up(
     monkeypatch.setattr(files.index, "view_blob", late)
     assert (await client.get(URL)).body == DATA
     assert not stale
+
+
+async def test_a_file_that_cannot_be_opened_is_a_failure_of_the_storage(
+    files: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a bug of ours: the log says why, and the client that there is one."""
+    told: list[Answered] = []
+    client = Client(Registry(files, observer=lambda each: told.append(each) if isinstance(each, Answered) else None))
+    await client.push(DATA)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("blobstore.server.protocol._blobs.os.open", refuse)
+        answer = await client.get(URL)
+    assert (answer.status, answer.code) == (500, "UNKNOWN")
+    assert isinstance(told[-1].error, StorageFailed)
+    assert "Too many open files" in str(told[-1].error)
 
 
 async def test_a_blob_that_was_collected_since_it_was_looked_up(files: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from blobstore.abc.backend import HandsOutPaths, Presigns
 from blobstore.abc.records import Blob
 from blobstore.clock import random_hex
 from blobstore.digest import Digest
+from blobstore.durable import storage_failed
 from blobstore.errors import BlobDamaged, BlobUnknown
 from blobstore.events import Alarm
 from blobstore.server.protocol._call import Call
@@ -144,6 +145,8 @@ async def _open_file(call: Call, digest: Digest, blob: Blob, path_of: Callable[[
                 pass
             blob = await _view(call, digest)
             continue
+        except OSError as error:
+            raise storage_failed(f"open {blob.names[0]}", error) from error
         found = os.fstat(handle).st_size
         if found == blob.size_bytes:
             return handle
