@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 from collections.abc import AsyncIterator
@@ -77,6 +78,18 @@ async def test_it_runs_by_itself(tmp_path: Path):
                 async with session.get(url + path) as answer:
                     assert (path, answer.status) == (path, status)
         await runner.cleanup()
+
+
+async def test_nothing_is_decompressed(url: str):
+    """S14: a body that aiohttp would make a thousand times as large is refused."""
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{url}/v2/a/b/blobs/uploads/") as answer:
+            location = answer.headers["Location"]
+        bomb, headers = gzip.compress(bytes(1_000_000)), {"Content-Encoding": "gzip"}
+        async with session.patch(f"{url}{location}", data=bomb, headers=headers) as answer:
+            assert (answer.status, (await answer.json())["errors"][0]["code"]) == (415, "UNSUPPORTED")
+        async with session.get(f"{url}{location}") as answer:
+            assert (answer.status, answer.headers["Range"]) == (204, "0-0")
 
 
 class Closing(OpenAccess):

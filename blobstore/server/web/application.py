@@ -214,7 +214,7 @@ class WebHandler:
 
 def create_application(answer: Answer, settings: WebSettings | None = None) -> web.Application:
     """An application with one route, to be mounted or run by itself. Whoever runs it sees to the limits of connections."""
-    handler = WebHandler(answer, settings)
+    handler = WebHandler(_taking_plain_bodies(answer), settings)
     application = web.Application()
 
     async def serve(request: web.Request) -> web.StreamResponse:
@@ -226,6 +226,19 @@ def create_application(answer: Answer, settings: WebSettings | None = None) -> w
     application.router.add_route("*", "/{path:.*}", serve, expect_handler=_leave_to_the_body)
     application.on_cleanup.append(close)
     return application
+
+
+def _taking_plain_bodies(answer: Answer) -> Answer:
+    """Servers of aiohttp decompress bodies unless they are told not to: a blob would not be what its client has hashed, and a few
+    bytes could fill a disk."""
+
+    async def plain(request: Request) -> Response:
+        encoding = request.headers.get("Content-Encoding")
+        if encoding is not None and encoding.strip().lower() != "identity":
+            return error_response(415, "UNSUPPORTED", "bodies are taken as they are, not with a Content-Encoding")
+        return await answer(request)
+
+    return plain
 
 
 async def _leave_to_the_body(_: web.Request) -> None:
