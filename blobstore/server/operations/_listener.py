@@ -97,7 +97,8 @@ class Listener:
         ) as session:
 
             async def post(envelope: bytes) -> int:
-                async with session.post(config.url, data=envelope) as response:
+                # Most redirects would make a GET of it, whose answer says nothing of the event.
+                async with session.post(config.url, data=envelope, allow_redirects=False) as response:
                     return response.status
 
             yield post
@@ -117,7 +118,7 @@ class Listener:
         failures = refusals = 0
         while True:
             status, error = await self._try(post, envelope)
-            if status is not None and 200 <= status < 400:
+            if status is not None and 200 <= status < 300:
                 if failures >= self._config.threshold:
                     self._log.info("a listener takes events again", failures=failures)
                 return "delivered"

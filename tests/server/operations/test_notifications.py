@@ -49,13 +49,14 @@ class Receiver:
         status = self.statuses.pop(0) if self.statuses else 200
         async with self.news:
             self.requests.append((dict(request.headers), document))
-            if 200 <= status < 400:
+            if 200 <= status < 300:
                 self.taken += document["events"]
             self.news.notify_all()
         if status == 0:
             assert request.transport is not None
             request.transport.abort()
-        return web.Response(status=status or 200)
+        elsewhere = {"Location": self.url} if 300 <= status < 400 else None
+        return web.Response(status=status or 200, headers=elsewhere)
 
     async def wait_for(self, count: int) -> list[dict[str, Any]]:
         async with self.news:
@@ -205,6 +206,21 @@ async def test_a_listener_that_fails_gets_every_event_once_and_in_order() -> Non
     assert tally.waiting == 0
     assert "a listener takes no events" in stream.getvalue()
     assert "takes events again" in stream.getvalue()
+
+
+async def test_an_event_that_is_sent_elsewhere_is_not_delivered() -> None:
+    """A listener that has moved is a fault that somebody has to see, and is not followed wherever it points."""
+    tally, stream = Tallied(), io.StringIO()
+    async with receiving() as receiver:
+        receiver.statuses = [301, 307]
+        notifier = Notifier(config(receiver, threshold=2), tally=tally, log=make_log(None, stream))
+        await notifier.open()
+        notifier(tag_deleted())
+        await receiver.wait_for(1)
+        await notifier.aclose()
+    assert len(receiver.requests) == 3
+    assert tally.outcomes == {"queued": 1, "failed": 2, "delivered": 1}
+    assert "status 307" in stream.getvalue()
 
 
 async def test_an_event_that_a_listener_refuses_again_and_again_does_not_stop_the_others() -> None:
