@@ -65,9 +65,11 @@ def clients_of_each(daemon: Daemon) -> dict[int, Client]:
 
 def _owner(client: Client, pids: list[int]) -> int:
     """Whose the other end of a connection is: the process that has its socket open."""
-    own = client.connection.sock.getsockname()[1]
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    inode = next(line.split()[9] for line in lines if line.split()[2].endswith(f":{own:04X}"))
+    # Both ports: others on this machine may have connected from the same one, to somebody else.
+    own, theirs = client.connection.sock.getsockname()[1], client.connection.sock.getpeername()[1]
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ends = (f":{theirs:04X}", f":{own:04X}")
+    inode = next(line[9] for line in lines if line[1].endswith(ends[0]) and line[2].endswith(ends[1]))
     for pid in pids:
         for handle in os.listdir(f"/proc/{pid}/fd"):
             try:
