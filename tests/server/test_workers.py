@@ -50,9 +50,12 @@ def clients_of_each(daemon: Daemon) -> dict[int, Client]:
 
 def _owner(client: Client, pids: list[int]) -> int:
     """Whose the other end of a connection is: the process that has its socket open."""
-    own = client.connection.sock.getsockname()[1]
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    inode = next(line.split()[9] for line in lines if line.split()[2].endswith(f":{own:04X}"))
+    own, its = client.connection.sock.getsockname()[1], client.connection.port
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    # By both ends: to another server somebody else may have the same port. One that waits out its end has no inode.
+    inode = next(
+        row[9] for row in rows if row[9] != "0" and (row[1][-5:], row[2][-5:]) == (f":{its:04X}", f":{own:04X}")
+    )
     for pid in pids:
         for handle in os.listdir(f"/proc/{pid}/fd"):
             try:
