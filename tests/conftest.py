@@ -46,6 +46,11 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def no_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the environment points the SDKs to somebody's cloud."""
+    without_cloud(monkeypatch)
+
+
+def without_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `no_cloud`, for fixtures that serve more than one test."""
     import os
 
     for name in list(os.environ):

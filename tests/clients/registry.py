@@ -18,8 +18,8 @@ NO_SCHEDULE = "[server.collect]\nenabled = false\n"
 class Registry(Daemon):
     """A daemon that collects only when it is told to."""
 
-    def __init__(self, directory: Path, *arguments: str, config: str = "") -> None:
-        super().__init__(directory, *arguments, config=NO_SCHEDULE + config)
+    def __init__(self, directory: Path, *arguments: str, config: str = "", bucket: str | None = None) -> None:
+        super().__init__(directory, *arguments, config=NO_SCHEDULE + config, bucket=bucket)
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class Registry(Daemon):
     def command(self, *arguments: str) -> Any:
         """The command line on the daemon's store, while the daemon has it open."""
         done = subprocess.run(
-            [sys.executable, "-m", "blobstore", *arguments, "--store", str(self.store), "--json"],
+            [sys.executable, "-m", "blobstore", *arguments, *self.place, "--config", str(self.config), "--json"],
             cwd=ROOT,
             capture_output=True,
             check=False,

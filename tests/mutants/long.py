@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.ledger import Ledger
 from tests.mutants.mutant import Mutant
-from tests.mutants.mutants import MUTANTS
+from tests.mutants.mutants import ENGINE
 from tests.mutants.workshop import PROJECT, Trial, copy_project, discard, run_tests
 
 PARTS = {
@@ -34,13 +34,13 @@ _CAUGHT, _PASSED, _UNFIT = "caught", "passed", "unfit"
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.long", description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="this part; may be given again")
-    parser.add_argument("--mutant", choices=[mutant.name for mutant in MUTANTS], action="append", help="this mutant")
+    parser.add_argument("--mutant", choices=[mutant.name for mutant in ENGINE], action="append", help="this mutant")
     parser.add_argument("--show", action="store_true", help="print what is known so far, as a table, and end")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parts = [part for part in arguments.only or PARTS if all((PROJECT / place).exists() for place in PARTS[part])]
-    mutants = [mutant for mutant in MUTANTS if not arguments.mutant or mutant.name in arguments.mutant]
-    ledger = Ledger("mutants", goal=len(MUTANTS), unit="mutants")
+    mutants = [mutant for mutant in ENGINE if not arguments.mutant or mutant.name in arguments.mutant]
+    ledger = Ledger("mutants", goal=len(ENGINE), unit="mutants")
     if not arguments.show:
         try:
             _try_all(mutants, parts, ledger)
@@ -88,8 +88,8 @@ def _judge(trial: Trial) -> str:
 
 def _count(ledger: Ledger) -> None:
     """Killed and total, counted anew from the cells: mutants come and go as the engine does."""
-    catchers = {mutant.name: _catchers(mutant, ledger) for mutant in MUTANTS}
-    tried = [mutant for mutant in MUTANTS if any(f"{mutant.name}/{part}" in ledger.figures for part in PARTS)]
+    catchers = {mutant.name: _catchers(mutant, ledger) for mutant in ENGINE}
+    tried = [mutant for mutant in ENGINE if any(f"{mutant.name}/{part}" in ledger.figures for part in PARTS)]
     ledger.done = len(tried)
     ledger.note(
         killed=sum(bool(catchers[mutant.name]) for mutant in tried if not mutant.saved_by),
@@ -107,7 +107,7 @@ def _table(ledger: Ledger) -> str:
     """Mutant by mutant, which parts catch it; the named test always does."""
     rows = [f"| mutant | what it breaks | {' | '.join(PARTS)} |", "|---" * (len(PARTS) + 2) + "|"]
     signs = {_CAUGHT: "×", _PASSED: "", _UNFIT: "?", None: "·"}
-    for mutant in MUTANTS:
+    for mutant in ENGINE:
         cells = [signs[ledger.figures.get(f"{mutant.name}/{part}")] for part in PARTS]
         breaks = mutant.breaks + (f" Alone it is saved by {mutant.saved_by}." if mutant.saved_by else "")
         rows.append(f"| {mutant.name} | {breaks} | {' | '.join(cells)} |")

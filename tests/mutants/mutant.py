@@ -30,7 +30,8 @@ class StaleMutant(Exception):
 
 @dataclass(frozen=True)
 class Mutant:
-    """`breaks` says in a sentence what no longer holds, `promise` which invariant or promise of docs/storage.md that is;
+    """`breaks` says in a sentence what no longer holds, `promise` which invariant or promise of docs/storage.md, or rule of
+    docs/security.md, that is;
     `caught_by` are node ids of tests of which the first that runs must fail.
 
     A mutant that is `saved_by` another check breaks nothing alone: `caught_by` must pass then, and fails for the pair of them.

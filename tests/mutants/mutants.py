@@ -10,7 +10,19 @@ from tests.mutants.of_object_stores import OBJECT_STORES
 from tests.mutants.of_oss import OSS
 from tests.mutants.of_pushes import PUSHES
 from tests.mutants.of_the_collector import COLLECTOR
+from tests.mutants.of_the_daemon import DAEMON
 from tests.mutants.of_the_disk import DISK
 from tests.mutants.of_the_journal import JOURNAL
 
-MUTANTS: tuple[Mutant, ...] = (*DISK, *PUSHES, *COLLECTOR, *JOURNAL, *OBJECT_NAMES, *COPY, *OBJECT_STORES, *OSS, *NAS)
+ENGINE: tuple[Mutant, ...] = (
+    *DISK,
+    *PUSHES,
+    *COLLECTOR,
+    *JOURNAL,
+    *OBJECT_NAMES,
+    *COPY,
+    *OBJECT_STORES,
+    *OSS,
+    *NAS,
+)
+MUTANTS = (*ENGINE, *DAEMON)

@@ -22,9 +22,20 @@ START_S = 60
 class Daemon:
     """`blobstore serve` on a store in a directory; killed at the end if it is still there."""
 
-    def __init__(self, directory: Path, *arguments: str, config: str | None = None, store: str = "store") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: str,
+        config: str | None = None,
+        store: str = "store",
+        bucket: str | None = None,
+    ) -> None:
         self._directory, self._arguments = directory, list(arguments)
         self.store = directory / store
+        self.place = ["--store", str(self.store)]
+        """How the command line is told of the store. Of one in a bucket `store` holds the index."""
+        if bucket is not None:
+            self.place = ["--store", bucket, "--index", f"lmdb://{self.store}/index"]
         self._log = directory / "serve.log"
         if config is not None:
             self.config = directory / "blobstore.toml"
@@ -52,7 +63,7 @@ class Daemon:
 
     def start(self, *more: str, environment: dict[str, str] | None = None, pass_fds: Sequence[int] = ()) -> None:
         """Start it, and wait until it says that it serves."""
-        command = [sys.executable, "-m", "blobstore", "serve", "--json", "--store", str(self.store)]
+        command = [sys.executable, "-m", "blobstore", "serve", "--json", *self.place]
         if not any(each.startswith("--listen") for each in (*self._arguments, *more)):
             command += ["--listen", "127.0.0.1:0"]
         self._close_output()

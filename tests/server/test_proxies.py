@@ -65,6 +65,16 @@ def test_what_a_client_made_up_in_front_of_the_proxies_is_not_believed():
     assert client(["10.0.0.0/8"], ("Forwarded", hops)).host == "r.example.com"
 
 
+def test_two_addresses_are_none():
+    """A proxy that knows one kind of field passes the other on from the client, who may have made it up."""
+    both = (("X-Forwarded-For", "203.0.113.9"), ("Forwarded", "for=198.51.100.7;proto=https;host=evil.example.com"))
+    assert client(["10.0.0.0/8"], *both) == DIRECT
+    agreed = (("X-Forwarded-For", "203.0.113.9"), ("Forwarded", 'for="203.0.113.9:4711";proto=https'))
+    assert client(["10.0.0.0/8"], *agreed) == Client("https", "registry:5000", "203.0.113.9")
+    only_scheme = (("X-Forwarded-Proto", "https"), ("Forwarded", "for=203.0.113.9"))
+    assert client(["10.0.0.0/8"], *only_scheme).peer == "203.0.113.9"
+
+
 def test_a_port_is_added_where_it_is_not_the_usual_one():
     """Locations lead back through the proxy."""
     base = (("X-Forwarded-Host", "r.example.com"), ("X-Forwarded-Proto", "https"))

@@ -65,11 +65,12 @@ def clients_of_each(daemon: Daemon) -> dict[int, Client]:
 
 def _owner(client: Client, pids: list[int]) -> int:
     """Whose the other end of a connection is: the process that has its socket open."""
-    # Both ports: others on this machine may have connected from the same one, to somebody else.
-    own, theirs = client.connection.sock.getsockname()[1], client.connection.sock.getpeername()[1]
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    ends = (f":{theirs:04X}", f":{own:04X}")
-    inode = next(line[9] for line in lines if line[1].endswith(ends[0]) and line[2].endswith(ends[1]))
+    own, its = client.connection.sock.getsockname()[1], client.connection.port
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    # By both ends: to another server somebody else may have the same port. One that waits out its end has no inode.
+    inode = next(
+        row[9] for row in rows if row[9] != "0" and (row[1][-5:], row[2][-5:]) == (f":{its:04X}", f":{own:04X}")
+    )
     for pid in pids:
         for handle in os.listdir(f"/proc/{pid}/fd"):
             try:

@@ -26,13 +26,14 @@ _BY_QUERY = {
 
 
 class CountingProxy:
-    """`requests` is how many of each kind went by, `read_keys` which objects were read."""
+    """`requests` is how many of each kind went by, `read_keys` which objects were read, `read_heads` by what requests."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
         self.port = 0
         self.requests: collections.Counter[str] = collections.Counter()
         self.read_keys: list[str] = []
+        self.read_heads: list[str] = []
 
     @property
     def total(self) -> int:
@@ -43,6 +44,7 @@ class CountingProxy:
         """Count anew."""
         self.requests.clear()
         self.read_keys.clear()
+        self.read_heads.clear()
 
     def told(self) -> str:
         """The kinds, most frequent first."""
@@ -81,6 +83,7 @@ class CountingProxy:
         self.requests[kind] += 1
         if kind == "GetObject":
             self.read_keys.append(unquote(url.path).split("/", 2)[2])
+            self.read_heads.append(head)
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         assert "transfer-encoding" not in headers, f"{first}: a body without a length can't be followed"
         return int(headers.get("content-length", "0"))

@@ -117,7 +117,9 @@ async def _send_elsewhere(call: Call, digest: Digest, blob: Blob) -> Response | 
         found = Response(307, [named, ("Location", url), _NOT_SHARED, _NO_REFERRER])
     elif settings.delivery is Delivery.ACCEL and isinstance(backend, HandsOutPaths):
         path = ("X-Accel-Redirect", settings.accel_prefix + quote(blob.names[0]))
-        found = Response(200, [*_fields(digest), _FOR_EVER, path])
+        # That it gives ranges nginx says of itself; of ours it would make a second field.
+        fields = [field for field in _fields(digest) if field is not _RANGES]
+        found = Response(200, [*fields, _FOR_EVER, path])
     else:
         return None
     _tell_pulled(call, digest, blob)

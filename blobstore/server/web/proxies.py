@@ -53,10 +53,12 @@ class TrustedProxies:
         """The client behind the one that is connected."""
         if not self.trusts(direct.peer):
             return direct
-        hops = [_pairs(hop) for hop in _list(headers.every("Forwarded"))]
-        if not hops:
-            hops = _x_forwarded(headers)
-        return self._behind(direct, hops)
+        hops, older = [_pairs(hop) for hop in _list(headers.every("Forwarded"))], _x_forwarded(headers)
+        found = self._behind(direct, hops or older)
+        if hops and any("for" in hop for hop in older) and self._behind(direct, older).peer != found.peer:
+            # Most proxies write one of the two kinds, and pass on the other as the client made it up; nobody knows which.
+            return direct
+        return found
 
     def _behind(self, direct: Client, hops: Sequence[dict[str, str]]) -> Client:
         """From the nearest proxy outwards, as far as each is trusted; what lies behind may be made up."""

@@ -245,7 +245,7 @@ def test_the_configurations_on_the_page_can_be_used(tmp_path: Path) -> None:
     """Each by itself."""
     page = (DEPLOY.parent / "docs" / "operations.md").read_text()
     blocks = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         (tmp_path / "page.toml").write_text(block)
         load_server_config(str(tmp_path / "page.toml"))

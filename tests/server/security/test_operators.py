@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+from blobstore.config import Config
 from blobstore.errors import ConfigInvalid
 from blobstore.server.auth.config import AuthConfig, HtpasswdConfig
+from blobstore.server.daemon import serving
 from blobstore.server.daemon.config import ServerConfig
-from blobstore.server.daemon.plan import listen_addresses
+from blobstore.server.daemon.plan import Plan, StorePlan, listen_addresses
+from blobstore.server.daemon.serving import Overrides, Serving
 from blobstore.server.daemon.site import Site, is_for_operators
 from blobstore.server.protocol.messages import Headers, Request, Response, json_response
 from tests.server.security.asking import basic, bearer
@@ -134,6 +141,37 @@ async def test_what_another_process_let_in_is_not_asked_again() -> None:
 def test_other_paths_are_not_theirs(path: str) -> None:
     """A repository may be called `api/v1`."""
     assert not is_for_operators(path)
+
+
+@pytest.mark.parametrize(
+    ("listen", "operator_listen", "is_served"),
+    [
+        ("127.0.0.1:0", None, True),
+        ("[::1]:0", None, True),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+        ("0.0.0.0:0", None, False),
+        ("0.0.0.0:0", "127.0.0.1:0", False),
+    ],
+)
+def test_clients_find_it_on_the_loopback_alone(
+    listen: str, operator_listen: str | None, is_served: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only as long as it has no address of its own."""
+    plans: list[Plan] = []
+
+    def end_at_once(plan: Plan, ready: Callable[[], None]) -> int:
+        del ready
+        plans.append(plan)
+        for descriptor in (*plan.public, *plan.operator):
+            os.close(descriptor)
+        return 0
+
+    monkeypatch.setattr(serving, "run_process", end_at_once)
+    monkeypatch.setattr(serving, "bridge_standard_logging", lambda log: None)
+    store = StorePlan(str(tmp_path / "store"), None, Config())
+    wanted = Overrides(listen=listen, operator_listen=operator_listen, open_to_all=True)
+    assert Serving(lambda: store, None, wanted).run(lambda: None) == 0
+    assert [plan.serves_operator for plan in plans] == [is_served]
 
 
 HTPASSWD = AuthConfig(method="htpasswd", htpasswd=HtpasswdConfig(file="x"))

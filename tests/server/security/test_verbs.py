@@ -139,13 +139,18 @@ async def test_a_path_to_another_repository_is_that_repositorys(home: House) -> 
 async def test_read_only_is_so_for_everybody_and_every_verb(home: House) -> None:
     """Tags, manifests, blobs and uploads alike, also by who may do everything; looking goes on."""
     location = await home.root.begin("shared/x")
+    # One of an image is refused in any case.
+    await home.root.push(b"loose", "shared/x")
+    loose = f"/v2/shared/x/blobs/{digest(b'loose')}"
     home.registry.settings = RegistrySettings(read_only=True)
     before = await state(home)
     for endpoint, method in itertools.product(PATHS, ["POST", "PUT", "PATCH", "DELETE"]):
         url = location if endpoint is Endpoint.UPLOAD else PATHS[endpoint]
         assert (await home.root.ask(method, url, b"x", digest=digest(b"x"))).status == 405
+    assert (await home.root.ask("DELETE", loose)).status == 405
     assert await state(home) == before
-    assert (await home.reader.get(PATHS[Endpoint.MANIFEST])).status == 200
+    for url in (PATHS[Endpoint.MANIFEST], loose):
+        assert (await home.reader.get(url)).status == 200
 
 
 async def test_latest_is_a_tag_as_any_other(home: House) -> None:
