@@ -169,16 +169,16 @@ COLLECTOR = (
                 "    records = [name for each in trash for name in each.names if is_record_key(name)]\n",
                 """\
     records = [name for each in trash for name in each.names if is_record_key(name)]
-    removed = list(await index.forget_trash(trash)) if trash else []
+    removed = await index.forget_trash(trash) if trash else ()
 """,
             ),
             Edit(
                 "blobstore/parts.py",
                 """\
     confirmed = [each for each in bare if gone.issuperset(each.names)]
-    return list(await index.forget_trash(confirmed)) if confirmed else []
+    removed = await index.forget_trash(confirmed) if confirmed else ()
 """,
-                "    return removed\n",
+                "",
             ),
         ),
         (_ORDER + "test_records_are_journaled_before_bytes_go_and_rows_before_bytes",),
