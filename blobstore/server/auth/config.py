@@ -65,7 +65,7 @@ class AuthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     htpasswd: HtpasswdConfig = HtpasswdConfig()
     token: TokenConfig = TokenConfig()
     limits: FailureLimits = FailureLimits()
-    rights: dict[str, dict[str, tuple[GrantedAction, ...]]] = {}
+    rights: dict[str, dict[str, tuple[GrantedAction, ...]]] | None = None
     """Glob of repositories → user (`*`: every user) → actions. Without it all users may do everything."""
 
 
@@ -83,7 +83,7 @@ def _problems_of_method(config: AuthConfig) -> Iterator[str]:
     if config.method != "htpasswd":
         if config.htpasswd != HtpasswdConfig():
             yield f"[server.auth.htpasswd] has no use while server.auth.method is {config.method!r}; say 'htpasswd', or remove it"
-        if config.rights:
+        if config.rights is not None:
             yield f"[server.auth.rights] needs server.auth.method = 'htpasswd'; with {config.method!r} " + (
                 "the issuer of the tokens decides" if config.method == "token" else "everybody may do everything"
             )
@@ -124,12 +124,15 @@ def _problems_of_header(key: str, text: str) -> Iterator[str]:
 
 
 def _problems_of_rules(config: AuthConfig) -> Iterator[str]:
-    for glob in (*config.anonymous_pull, *config.rights):
+    rights = config.rights or {}
+    if config.rights is not None and not rights:
+        yield "[server.auth.rights] is empty; say who may do what, or remove the table, and every user may do everything"
+    for glob in (*config.anonymous_pull, *rights):
         try:
             RepositoryGlob.parse(glob)
         except ConfigInvalid as error:
             yield f"[server.auth]: {error}"
-    for glob, users in config.rights.items():
+    for glob, users in rights.items():
         for user, actions in users.items():
             if not user or ":" in user or (ANY_USER in user and user != ANY_USER):
                 yield f"[server.auth.rights]: {user!r} is not a user; globs are for repositories, {ANY_USER!r} alone is everybody"

@@ -93,7 +93,8 @@ def make_htpasswd_access(
     if users.weak:
         some = ", ".join(users.weak[:5])
         events(Alarm(f"{config.htpasswd.file}: hashed faster than advised: {some}; use htpasswd -B -C {cost_advised}"))
-    for user in sorted({user for users_of in config.rights.values() for user in users_of} - {ANY_USER}):
+    rights = config.rights or {}
+    for user in sorted({user for users_of in rights.values() for user in users_of} - {ANY_USER}):
         if user not in users:
             events(Alarm(f"[server.auth.rights] names {user!r}, who is not in {config.htpasswd.file}"))
     recover_ms = max(1, int(parse_duration_s(config.limits.recover) * 1000))
@@ -104,4 +105,4 @@ def make_htpasswd_access(
         per_source=FailureLimit(clock, burst=config.limits.per_source, recover_ms=recover_ms),
         per_user=FailureLimit(clock, burst=config.limits.per_user, recover_ms=recover_ms),
     )
-    return HtpasswdAccess(passwords, Rules(config.anonymous_pull, config.rights), config.htpasswd.realm)
+    return HtpasswdAccess(passwords, Rules(config.anonymous_pull, rights), config.htpasswd.realm)

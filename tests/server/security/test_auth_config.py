@@ -69,6 +69,7 @@ async def test_each_method_is_made(tmp_path: Path) -> None:
         ('[server.auth.htpasswd]\nfile = "x"', "no use while server.auth.method is 'none'"),
         ('[server.auth.token]\nrealm = "x"', "no use while server.auth.method is 'none'"),
         ('[server.auth.rights]\n"**" = { "*" = ["pull"] }', "everybody may do everything"),
+        (HTPASSWD.partition("[server.auth.rights]")[0] + "[server.auth.rights]\n", "is empty"),
         (TOKEN + '[server.auth.rights]\n"**" = { "*" = ["pull"] }', "the issuer of the tokens decides"),
         (TOKEN.replace("keys =", "roots ="), "server.auth.token.keys is needed"),
         (TOKEN.replace('issuer = "issuer.example"', ""), "server.auth.token.issuer is needed"),
