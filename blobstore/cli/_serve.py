@@ -56,8 +56,10 @@ def _check_installed() -> None:
 def _say(common: Common, store: str, serving: Serving) -> None:
     output = Output(common)
     scheme = "https" if serving.is_encrypted else "http"
-    urls = [f"{scheme}://{each}" if ":/" not in str(each) else str(each) for each in serving.public]
-    operators = [f"http://{each}" if ":/" not in str(each) else str(each) for each in serving.operator]
+    urls, operators = (
+        [f"{scheme}://{each}" if ":/" not in str(each) else str(each) for each in addresses]
+        for addresses in (serving.public, serving.operator)
+    )
     output.document({"store": store, "listen": urls, "operator_listen": operators, "pid": os.getpid()})
     output.remark(
         f"serving {store} on {', '.join(urls)}" + (f", operators on {', '.join(operators)}" if operators else "")

@@ -218,6 +218,18 @@ def test_tls(tmp_path: Path):
         assert _get_encrypted(trusting, port) == b""
 
 
+def test_the_operators_address_speaks_tls_too(tmp_path: Path):
+    """And says so: its token would cross the network in the clear otherwise."""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "server.key", "-out", "server.pem"]
+    subprocess.run([*command.split(), *files], cwd=tmp_path, check=True, capture_output=True)
+    config = "[server.tls]\ncertificate = 'server.pem'\nkey = 'server.key'\n"
+    with Daemon(tmp_path, "--operator-listen", "127.0.0.1:0", config=config) as daemon:
+        trusting = ssl.create_default_context(cafile=str(tmp_path / "server.pem"))
+        with urllib.request.urlopen(f"{daemon.said['operator_listen'][0]}/metrics", context=trusting) as answer:
+            assert answer.status == 200
+
+
 def _get_encrypted(context: ssl.SSLContext, port: int) -> bytes:
     """What is answered; nothing if there is no connection."""
     try:
