@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from blobstore.errors import ConfigInvalid
+from blobstore.locations import is_url
 from blobstore.units import parse_duration_s, parse_size_bytes
 
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$\.?(.*)`)?")
@@ -210,7 +211,7 @@ def _check_values(path: str, table: str, values: msgspec.Struct) -> None:
 
 def _below(base: str, config: Config) -> Config:
     def place(text: str | None) -> str | None:
-        return text if not text or "://" in text else os.path.join(base, text)
+        return text if not text or is_url(text) else os.path.join(base, text)
 
     def placed(values: msgspec.Struct, keys: frozenset[str]) -> dict[str, str | None]:
         return {key: place(getattr(values, key)) for key in keys & set(values.__struct_fields__)}

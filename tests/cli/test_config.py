@@ -61,6 +61,17 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path):
     assert (config.s3.secret_key_file, config.s3.ca_bundle) == (str(tmp_path / "secret"), "/etc/ca.pem")
 
 
+@pytest.mark.parametrize("text", ['store = "s3:/bucket/prefix"', 'index = "lmdb:/index"'])
+def test_a_slash_forgotten_in_the_file_makes_no_directory_of_that_name(cli: Cli, tmp_path: Path, text: str):
+    """It is refused, as it is on the command line."""
+    path = tmp_path / "blobstore.toml"
+    path.write_text(text)
+    result = cli("init", "--config", str(path), *(["--store", str(tmp_path / "s")] if "index" in text else []))
+    assert result.status == 2
+    assert "for a URL, or ./ in front of a path of that name" in result.err
+    assert list(tmp_path.glob("*:*")) == []
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
