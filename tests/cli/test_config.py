@@ -27,7 +27,7 @@ from tests.cli.conftest import Cli, Images
         ('[oss]\naccess_key_secret = "x"', "name a file that holds it in oss.access_key_secret_file"),
         ('[s3]\npart_size = "8MB"', "the key s3.part_size can't be used: '8MB' is not a size"),
         ('[s3]\npath_style = "no"', "the key s3.path_style can't be used: expected true or false, got `str`"),
-        ('[s3]\nencryption = "rot13"', "the key s3.encryption can't be used: invalid enum value 'rot13'"),
+        ('[s3]\nencryption = "rot13"', "invalid enum value 'rot13'; use one of AES256, aws:kms, aws:kms:dsse"),
         ('[oss]\nconcurrency = "4"', "the key oss.concurrency can't be used: expected a whole number, got `str`"),
         ("[oss]\nattempts = 0", "the key oss.attempts must be between 1 and 1000, not 0"),
         ('[oss]\nread_timeout = "60"', "the key oss.read_timeout can't be used: '60' is not a duration"),

@@ -116,7 +116,20 @@ def test_what_cannot_be_served_is_refused_in_one_line(
         ("[server]\ntrusted_proxies = '10.0.0.0/8'", "expected a list of texts in quotes"),
         ("[server]\nidle_timeout = '3'", "the key server.idle_timeout can't be used: '3' is not a duration"),
         ("[server]\nheader_size = '1MB'", "the key server.header_size can't be used: '1MB' is not a size"),
-        ("[server]\ndelivery = 'pigeon'", "the key server.delivery can't be used: invalid enum value 'pigeon'"),
+        (
+            "[server]\ndelivery = 'pigeon'",
+            "the key server.delivery can't be used: invalid enum value 'pigeon'; use one of direct, redirect, accel",
+        ),
+        ("[server.auth]\nmethod = 'ldap'", "invalid enum value 'ldap'; use one of none, htpasswd, token"),
+        (
+            "[server.auth.rights]\n'a/**' = { bob = ['read'] }",
+            "invalid enum value 'read'; use one of pull, push, delete, *",
+        ),
+        (
+            "[[server.notifications.endpoints]]\nname = 'a'\nurl = 'http://a'\nignored_actions = ['look']",
+            "invalid enum value 'look'; use one of push, pull, mount, delete",
+        ),
+        ("[server.logs]\nlevel = 'loud'", "invalid enum value 'loud'; use one of debug, info, warning, error"),
         (
             "[server]\naccel_prefix = 'x'",
             "the key server.accel_prefix can't be used: 'x' should begin and end with a slash",
