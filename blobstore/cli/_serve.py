@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from blobstore.cli._common import Common
 from blobstore.cli._errors import UsageInvalid
 from blobstore.cli._output import Output
+from blobstore.cli._owner import check_owner
 
 if TYPE_CHECKING:
     from blobstore.server.daemon.serving import Serving
@@ -40,6 +41,7 @@ def serve(
 
     def store() -> StorePlan:
         settings = common.settings()
+        check_owner(settings.store)
         return StorePlan(settings.store, settings.index, settings.config)
 
     overrides = Overrides(listen, operator_listen, workers, insecure_open or None)
