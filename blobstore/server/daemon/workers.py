@@ -258,8 +258,9 @@ class Supervisor:
             self._take_up(self._wanted_again())
             for slot in self._slots:
                 if self._stopping.is_set():
-                    break
+                    return
                 await self._replace(slot)
+            _LOG.info("the configuration was read again, and all %d processes were replaced", len(self._slots))
         except BlobstoreError as error:
             _LOG.error("nothing, or not all, was restarted: %s", error)
         finally:
