@@ -137,6 +137,11 @@ def test_what_cannot_be_served_is_refused_in_one_line(
         ("[server.tls]\ncert = 'x'", "the key server.tls.cert is unknown; remove it, or use one of certificate, key"),
         ("[server.tls]\ncertificate = 'x'", "[server.tls] needs server.tls.key"),
         ("[server.tls]\ncertificate = 'x'\nkey = 'y'", "can't be used: no such file or directory"),
+        ("[server.tls]\ncertificate = 'c.toml'\nkey = 'c.toml'", "what is in a file of them is not in PEM"),
+        (
+            "[server]\nlisten = '127.0.0.1:5009'\noperator_listen = '127.0.0.1:5009'",
+            "server.listen and server.operator_listen are both 127.0.0.1:5009",
+        ),
         ("[server]\nrun_directory = 'x'", "server.run_directory: there is no directory"),
         ("[server]\noperator_token_file = 'x'", "x can't be read"),
         ("server = 1", "the key server can't be used: expected a table, written [server]"),
