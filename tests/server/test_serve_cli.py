@@ -134,6 +134,11 @@ def test_what_cannot_be_served_is_refused_in_one_line(
             "[server]\naccel_prefix = 'x'",
             "the key server.accel_prefix can't be used: 'x' should begin and end with a slash",
         ),
+        (
+            "[server]\nredirect_valid = '0s'",
+            "the key server.redirect_valid can't be used: '0s' is no time for a presigned",
+        ),
+        ("[server]\nredirect_valid = '8d'", "write one from 1s to 7d"),
         ("[server.tls]\ncert = 'x'", "the key server.tls.cert is unknown; remove it, or use one of certificate, key"),
         ("[server.tls]\ncertificate = 'x'", "[server.tls] needs server.tls.key"),
         ("[server.tls]\ncertificate = 'x'\nkey = 'y'", "can't be used: no such file or directory"),

@@ -24,6 +24,8 @@ from blobstore.server.operations.config import (
 from blobstore.units import parse_duration_s, parse_size_bytes
 
 WORKERS_MAX = 256
+_PRESIGNED_MAX_S = 7 * 24 * 3600
+"""What S3 takes; none that is valid for no time opens anything."""
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -127,13 +129,20 @@ def _is_internal(text: str) -> object:
     return text
 
 
+def _is_presigned(text: str) -> object:
+    valid_s = parse_duration_s(text)
+    if not 1 <= valid_s <= _PRESIGNED_MAX_S:
+        raise ConfigInvalid(f"{text!r:.80} is no time for a presigned URL; write one from 1s to 7d, such as 60s")
+    return valid_s
+
+
 # What is checked of a value, by the name of its table and key. A list's values are checked one by one.
 _CHECKS: Mapping[str, Check] = {
     "server.listen": parse_address,
     "server.operator_listen": parse_address,
     "server.trusted_proxies": _network,
     "server.accel_prefix": _is_internal,
-    "server.redirect_valid": parse_duration_s,
+    "server.redirect_valid": _is_presigned,
     "server.free_space_min": parse_size_bytes,
     "server.header_size": parse_size_bytes,
     "server.header_timeout": parse_duration_s,
