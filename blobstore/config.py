@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 
 from blobstore.errors import ConfigInvalid
+from blobstore.locations import is_url
 from blobstore.units import parse_duration_s, parse_size_bytes
 
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$\.?(.*)`)?")
@@ -185,7 +186,24 @@ def _explain(text: str, root: type[msgspec.Struct], tables: Mapping[str, type[ms
     what = what.replace("`float | null`", "a number").replace("`int | null`", "a whole number")
     what = what.replace("`array | null`", "a list of texts in quotes")
     what = re.sub(r"`object(?: \| null)?`", f"a table, written [{wrong[2]}]", what)
-    return f"the key {wrong[2]} can't be used: {what[:1].lower()}{what[1:]}"
+    choices = _choices_of(wrong[2], root, tables) if what.startswith("Invalid enum value") else []
+    choice = f"; use one of {', '.join(choices)}" if choices else ""
+    return f"the key {wrong[2]} can't be used: {what[:1].lower()}{what[1:]}{choice}"
+
+
+def _choices_of(path: str, root: type[msgspec.Struct], tables: Mapping[str, type[msgspec.Struct]]) -> list[str]:
+    """What the value of a key may be, where only some words are."""
+    table, _, key = re.sub(r"(\[[^]]*\])+$", "", path).rpartition(".")
+    hint = get_type_hints(tables.get(re.sub(r"\[[0-9]+\]", "[...]", table), root)).get(key)
+    return list(_words_of(hint))
+
+
+def _words_of(hint: object) -> Iterator[str]:
+    for each in get_args(hint):
+        if isinstance(each, str):
+            yield each
+        else:
+            yield from _words_of(each)
 
 
 def _check_values(path: str, table: str, values: msgspec.Struct) -> None:
@@ -210,7 +228,7 @@ def _check_values(path: str, table: str, values: msgspec.Struct) -> None:
 
 def _below(base: str, config: Config) -> Config:
     def place(text: str | None) -> str | None:
-        return text if not text or "://" in text else os.path.join(base, text)
+        return text if not text or is_url(text) else os.path.join(base, text)
 
     def placed(values: msgspec.Struct, keys: frozenset[str]) -> dict[str, str | None]:
         return {key: place(getattr(values, key)) for key in keys & set(values.__struct_fields__)}

@@ -60,6 +60,12 @@ class LmdbLocation(msgspec.Struct, frozen=True):
     path: str
 
 
+def is_url(text: str) -> bool:
+    """Whether it is meant as a URL, be it one that lacks a slash, and no path."""
+    scheme, colon, _ = text.partition(":")
+    return "://" in text or (bool(colon) and scheme.lower() in _SCHEMES)
+
+
 def parse_store_url(text: str) -> StoreLocation:
     """A path or a URL.
 

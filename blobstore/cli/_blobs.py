@@ -185,7 +185,7 @@ async def unpin(digest: str, /, *, common: Common = _DEFAULTS) -> None:
     output = Output(common)
     wanted = Digest.parse(digest)
     with reporting(common) as events:
-        async with common.open_store(events) as store:
+        async with common.open_store(events, writes=True) as store:
             await store.unpin(wanted)
     output.document({"digest": str(wanted), "pinned": False})
     output.remark(f"unpinned {wanted}")

@@ -10,6 +10,7 @@ from blobstore.app import rebuild_index
 from blobstore.cli._common import Common
 from blobstore.cli._errors import FAILED
 from blobstore.cli._output import Output, counted
+from blobstore.cli._owner import check_owner
 from blobstore.cli._progress import reporting
 from blobstore.missing import MissingReport
 from blobstore.reconcile import OrphanReport, reconcile
@@ -31,7 +32,7 @@ async def check(*, read_data: bool = False, common: Common = _DEFAULTS) -> int:
     output = Output(common)
     # The report says all that an alarm says.
     with reporting(common, shows_alarms=False) as events:
-        async with common.open_store(events) as store:
+        async with common.open_store(events, writes=True) as store:
             recheck_s = store.backend.properties.recheck_s
             orphans, missing = await reconcile(
                 store.index, store.backend, store.parts.clock, recheck_s=recheck_s, events=events
@@ -120,6 +121,7 @@ async def rebuild(*, wait: str | None = None, common: Common = _DEFAULTS) -> int
     """
     output = Output(common)
     settings = common.settings()
+    check_owner(settings.store)
     wait_s = parse_duration_s(wait) if wait is not None else None
     with reporting(common) as events:
         report = await rebuild_index(

@@ -12,6 +12,7 @@ import msgspec
 from cyclopts import Parameter
 
 from blobstore.app import hold_terms, open_store
+from blobstore.cli._owner import check_owner
 from blobstore.config import Config, GcConfig, load_config
 from blobstore.events import EventSink
 from blobstore.locations import DEFAULT_STORE, parse_index_url, parse_store_url
@@ -62,9 +63,13 @@ class Common:
         return Settings(store, index, config)
 
     @asynccontextmanager
-    async def open_store(self, events: EventSink, *, create: bool = False) -> AsyncIterator[Store]:
+    async def open_store(
+        self, events: EventSink, *, create: bool = False, writes: bool = False
+    ) -> AsyncIterator[Store]:
         """The store these options name."""
         settings = self.settings()
+        if create or writes:
+            check_owner(settings.store)
         async with open_store(
             settings.store,
             index=settings.index,

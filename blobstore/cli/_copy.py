@@ -15,6 +15,7 @@ from blobstore.app import hold_terms, open_store
 from blobstore.cli._common import Common
 from blobstore.cli._errors import FAILED, UsageInvalid
 from blobstore.cli._output import Output, complain, counted
+from blobstore.cli._owner import check_owner
 from blobstore.cli._progress import reporting
 from blobstore.config import Config, load_config
 from blobstore.errors import StoreBusy, StoreFrozen, StoreMismatch, StoreUnknown
@@ -95,6 +96,8 @@ async def _open_target(
     url: str, index: str | None, config: Config, events: EventSink, *, is_dry_run: bool
 ) -> AsyncIterator[Store | None]:
     terms = hold_terms(config.gc)
+    if not is_dry_run:
+        check_owner(url)
     async with AsyncExitStack() as stack:
         opening = open_store(url, index=index, config=config, create=not is_dry_run, terms=terms, events=events)
         try:

@@ -79,7 +79,7 @@ async def gc(
     )
     old_plan = await _read_plan(plan) if plan is not None and is_old_plan else None
     with reporting(common) as events:
-        async with common.open_store(events) as store:
+        async with common.open_store(events, writes=not dry_run) as store:
             if old_plan is not None:
                 # With the policy it was made with.
                 report = await make_collector(store, old_plan.policy, events=events).carry_out(old_plan)

@@ -77,7 +77,7 @@ async def undo(run: str, /, *, common: Common = _DEFAULTS) -> int:
     output = Output(common)
     policy = policy_of(common.settings().gc)
     with reporting(common) as events:
-        async with common.open_store(events) as store:
+        async with common.open_store(events, writes=True) as store:
             report = await make_collector(store, policy, events=events).undo(run)
     output.document(report.to_json())
     output.remark(f"brought back: {counted(len(report.blobs), 'blob')}, {counted(len(report.manifests), 'manifest')}")

@@ -28,7 +28,7 @@ async def tag(reference: str, new_tag: str, /, *, common: Common = _DEFAULTS) ->
     found, wanted = parse_target(reference), TagName.parse(new_tag)
     assert found.target is not None
     with reporting(common) as events:
-        async with common.open_store(events) as store:
+        async with common.open_store(events, writes=True) as store:
             repository = store.repository(found.repository)
             await repository.tag(found.target, wanted)
             record = await repository.find_manifest(wanted)
@@ -48,7 +48,7 @@ async def untag(reference: str, /, *, common: Common = _DEFAULTS) -> None:
     found = parse_tagged(reference)
     assert found.tag is not None
     with reporting(common) as events:
-        async with common.open_store(events) as store:
+        async with common.open_store(events, writes=True) as store:
             await store.repository(found.repository).untag(found.tag)
     output.document({"repository": found.repository, "tag": found.tag, "removed": True})
     output.remark(f"removed the tag {found}; its manifest stays")
@@ -69,7 +69,7 @@ async def rm(reference: str, /, *, common: Common = _DEFAULTS) -> None:
             f"`rm` takes REPOSITORY@DIGEST or REPOSITORY; to remove the tag alone, `blobstore untag {found}`"
         )
     with reporting(common) as events:
-        async with common.open_store(events) as store:
+        async with common.open_store(events, writes=True) as store:
             repository = store.repository(found.repository)
             await (repository.remove() if found.digest is None else repository.delete_manifest(found.digest))
     digest = str(found.digest) if found.digest is not None else None

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from blobstore.cli._common import Common
 from blobstore.cli._errors import UsageInvalid
 from blobstore.cli._output import Output
+from blobstore.cli._owner import check_owner
 
 if TYPE_CHECKING:
     from blobstore.server.daemon.serving import Serving
@@ -40,6 +41,7 @@ def serve(
 
     def store() -> StorePlan:
         settings = common.settings()
+        check_owner(settings.store)
         return StorePlan(settings.store, settings.index, settings.config)
 
     overrides = Overrides(listen, operator_listen, workers, insecure_open or None)
@@ -56,8 +58,10 @@ def _check_installed() -> None:
 def _say(common: Common, store: str, serving: Serving) -> None:
     output = Output(common)
     scheme = "https" if serving.is_encrypted else "http"
-    urls = [f"{scheme}://{each}" if ":/" not in str(each) else str(each) for each in serving.public]
-    operators = [f"{scheme}://{each}" if ":/" not in str(each) else str(each) for each in serving.operator]
+    urls, operators = (
+        [f"{scheme}://{each}" if ":/" not in str(each) else str(each) for each in addresses]
+        for addresses in (serving.public, serving.operator)
+    )
     output.document({"store": store, "listen": urls, "operator_listen": operators, "pid": os.getpid()})
     output.remark(
         f"serving {store} on {', '.join(urls)}" + (f", operators on {', '.join(operators)}" if operators else "")

@@ -27,7 +27,7 @@ from tests.cli.conftest import Cli, Images
         ('[oss]\naccess_key_secret = "x"', "name a file that holds it in oss.access_key_secret_file"),
         ('[s3]\npart_size = "8MB"', "the key s3.part_size can't be used: '8MB' is not a size"),
         ('[s3]\npath_style = "no"', "the key s3.path_style can't be used: expected true or false, got `str`"),
-        ('[s3]\nencryption = "rot13"', "the key s3.encryption can't be used: invalid enum value 'rot13'"),
+        ('[s3]\nencryption = "rot13"', "invalid enum value 'rot13'; use one of AES256, aws:kms, aws:kms:dsse"),
         ('[oss]\nconcurrency = "4"', "the key oss.concurrency can't be used: expected a whole number, got `str`"),
         ("[oss]\nattempts = 0", "the key oss.attempts must be between 1 and 1000, not 0"),
         ('[oss]\nread_timeout = "60"', "the key oss.read_timeout can't be used: '60' is not a duration"),
@@ -59,6 +59,17 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path):
     config = load_config(str(path))
     assert config.store == "s3://b/p"
     assert (config.s3.secret_key_file, config.s3.ca_bundle) == (str(tmp_path / "secret"), "/etc/ca.pem")
+
+
+@pytest.mark.parametrize("text", ['store = "s3:/bucket/prefix"', 'index = "lmdb:/index"'])
+def test_a_slash_forgotten_in_the_file_makes_no_directory_of_that_name(cli: Cli, tmp_path: Path, text: str):
+    """It is refused, as it is on the command line."""
+    path = tmp_path / "blobstore.toml"
+    path.write_text(text)
+    result = cli("init", "--config", str(path), *(["--store", str(tmp_path / "s")] if "index" in text else []))
+    assert result.status == 2
+    assert "for a URL, or ./ in front of a path of that name" in result.err
+    assert list(tmp_path.glob("*:*")) == []
 
 
 @pytest.mark.parametrize(

@@ -123,14 +123,37 @@ def test_what_cannot_be_served_is_refused_in_one_line(
             "server.redirect_valid can't be used: '0.5s' should be between 1s and 1h",
         ),
         ("[server]\nheader_size = '1MB'", "the key server.header_size can't be used: '1MB' is not a size"),
-        ("[server]\ndelivery = 'pigeon'", "the key server.delivery can't be used: invalid enum value 'pigeon'"),
+        (
+            "[server]\ndelivery = 'pigeon'",
+            "the key server.delivery can't be used: invalid enum value 'pigeon'; use one of direct, redirect, accel",
+        ),
+        ("[server.auth]\nmethod = 'ldap'", "invalid enum value 'ldap'; use one of none, htpasswd, token"),
+        (
+            "[server.auth.rights]\n'a/**' = { bob = ['read'] }",
+            "invalid enum value 'read'; use one of pull, push, delete, *",
+        ),
+        (
+            "[[server.notifications.endpoints]]\nname = 'a'\nurl = 'http://a'\nignored_actions = ['look']",
+            "invalid enum value 'look'; use one of push, pull, mount, delete",
+        ),
+        ("[server.logs]\nlevel = 'loud'", "invalid enum value 'loud'; use one of debug, info, warning, error"),
         (
             "[server]\naccel_prefix = 'x'",
             "the key server.accel_prefix can't be used: 'x' should begin and end with a slash",
         ),
+        (
+            "[server]\nredirect_valid = '0s'",
+            "the key server.redirect_valid can't be used: '0s' is no time for a presigned",
+        ),
+        ("[server]\nredirect_valid = '8d'", "write one from 1s to 7d"),
         ("[server.tls]\ncert = 'x'", "the key server.tls.cert is unknown; remove it, or use one of certificate, key"),
         ("[server.tls]\ncertificate = 'x'", "[server.tls] needs server.tls.key"),
         ("[server.tls]\ncertificate = 'x'\nkey = 'y'", "can't be used: no such file or directory"),
+        ("[server.tls]\ncertificate = 'c.toml'\nkey = 'c.toml'", "what is in a file of them is not in PEM"),
+        (
+            "[server]\nlisten = '127.0.0.1:5009'\noperator_listen = '127.0.0.1:5009'",
+            "server.listen and server.operator_listen are both 127.0.0.1:5009",
+        ),
         ("[server]\nrun_directory = 'x'", "server.run_directory: there is no directory"),
         ("[server]\noperator_token_file = 'x'", "x can't be read"),
         ("server = 1", "the key server can't be used: expected a table, written [server]"),
@@ -250,6 +273,18 @@ def test_tls(tmp_path: Path):
         with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             trusting.minimum_version = trusting.maximum_version = ssl.TLSVersion.TLSv1_1
         assert _get_encrypted(trusting, port) == b""
+
+
+def test_the_operators_address_speaks_tls_too(tmp_path: Path):
+    """And says so: its token would cross the network in the clear otherwise."""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "server.key", "-out", "server.pem"]
+    subprocess.run([*command.split(), *files], cwd=tmp_path, check=True, capture_output=True)
+    config = "[server.tls]\ncertificate = 'server.pem'\nkey = 'server.key'\n"
+    with Daemon(tmp_path, "--operator-listen", "127.0.0.1:0", config=config) as daemon:
+        trusting = ssl.create_default_context(cafile=str(tmp_path / "server.pem"))
+        with urllib.request.urlopen(f"{daemon.said['operator_listen'][0]}/metrics", context=trusting) as answer:
+            assert answer.status == 200
 
 
 def _get_encrypted(context: ssl.SSLContext, port: int) -> bytes:

@@ -342,10 +342,14 @@ def test_a_restart_with_a_configuration_that_cannot_be_used_changes_nothing(tmp_
         daemon.send(signal.SIGHUP)
         wait_for(lambda: "server.listen" in daemon.log(), "the complaint")
         assert daemon.workers() == before
-        daemon.config.write_text("[server]\nread_only = true\n")
+        assert "were replaced" not in daemon.log()
+        daemon.config.write_text("[server]\nread_only = true\noperator_listen = '127.0.0.1:0'\n")
         daemon.send(signal.SIGHUP)
         wait_for(lambda: not set(before) & set(daemon.workers()) or _is_read_only(daemon), "the new configuration")
         wait_for(lambda: _is_read_only(daemon), "the new configuration")
+        wait_for(lambda: "read again, and all 3 processes were replaced" in daemon.log(), "the word that it was done")
+        assert "another server.operator_listen takes a stop and a start" in daemon.log()
+        assert "another server.listen" not in daemon.log()
 
 
 def _is_read_only(daemon: Daemon) -> bool:

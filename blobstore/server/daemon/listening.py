@@ -35,7 +35,11 @@ def bind(address: Address) -> socket.socket:
     try:
         return _bind_unix(address) if isinstance(address, UnixAddress) else _bind_tcp(address)
     except OSError as error:
-        hint = "; another process listens there" if error.errno == errno.EADDRINUSE else ""
+        hint = (
+            "; another process listens there: stop it, or choose another address"
+            if error.errno == errno.EADDRINUSE
+            else ""
+        )
         raise ConfigInvalid(f"can't listen on {address}: {error.strerror or error}{hint}") from error
 
 

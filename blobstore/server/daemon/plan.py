@@ -9,7 +9,7 @@ import msgspec
 
 from blobstore.config import Config
 from blobstore.errors import ConfigInvalid
-from blobstore.server.daemon.addresses import DEFAULT_LISTEN, Address, parse_address
+from blobstore.server.daemon.addresses import DEFAULT_LISTEN, Address, TcpAddress, parse_address
 from blobstore.server.daemon.config import ServerConfig
 
 Role = Literal["all", "worker", "operator"]
@@ -71,6 +71,11 @@ def listen_addresses(server: ServerConfig) -> tuple[Address, Address | None]:
     """
     public = parse_address(server.listen or DEFAULT_LISTEN)
     operator = parse_address(server.operator_listen) if server.operator_listen else None
+    if operator == public and not (isinstance(operator, TcpAddress) and operator.port == 0):
+        raise ConfigInvalid(
+            f"server.listen and server.operator_listen are both {public}; choose another one for operators, or leave it out: "
+            "on the loopback they are served on the clients' address"
+        )
     check_exposure(server, public, operator)
     return public, operator
 

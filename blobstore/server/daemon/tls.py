@@ -44,5 +44,7 @@ def _explaining(what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         # ssl.SSLError is an OSError whose text names a function of OpenSSL.
-        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise ConfigInvalid(f"{what} can't be used: {str(why).replace('_', ' ').lower()}") from error
+        why = str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
+        if "PEM lib" in why:
+            why = "what is in a file of them is not in PEM"
+        raise ConfigInvalid(f"{what} can't be used: {why.replace('_', ' ').lower().replace(' pem', ' PEM')}") from error

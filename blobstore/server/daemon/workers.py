@@ -95,6 +95,7 @@ class Supervisor:
         """`ready` is called when all serve, `let_go` when the listening sockets are not needed any more."""
         self._wanted_again, self._ready, self._let_go = wanted, ready, let_go
         self._wanted = wanted()
+        self._bound = self._wanted.plan.server
         self._slots: list[_Slot] = []
         self._children: set[_Child] = set()
         self._followers: set[asyncio.Task[None]] = set()
@@ -276,8 +277,9 @@ class Supervisor:
             self._take_up(self._wanted_again())
             for slot in self._slots:
                 if self._stopping.is_set():
-                    break
+                    return
                 await self._replace(slot)
+            _LOG.info("the configuration was read again, and all %d processes were replaced", len(self._slots))
         except BlobstoreError as error:
             _LOG.error("nothing, or not all, was restarted: %s", error)
         finally:
@@ -286,6 +288,9 @@ class Supervisor:
     def _take_up(self, wanted: Wanted) -> None:
         if wanted.workers != self._wanted.workers:
             _LOG.warning("another number of workers takes a stop and a start; there are still %d", self._wanted.workers)
+        for key in ("listen", "operator_listen"):
+            if getattr(wanted.plan.server, key) != getattr(self._bound, key):
+                _LOG.warning("another server.%s takes a stop and a start; the address is still the one before", key)
         self._wanted = msgspec.structs.replace(wanted, workers=self._wanted.workers)
 
     async def _replace(self, slot: _Slot) -> None:

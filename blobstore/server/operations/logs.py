@@ -22,6 +22,8 @@ _SECRET_KEYS = frozenset(
     {"authorization", "proxy_authorization", "cookie", "set_cookie", "password", "secret", "token", "key"}
 )
 _OURS = frozenset({"time", "level"})
+_TALKATIVE = ("aiobotocore", "botocore")
+"""Loggers that say at each start of a process where credentials were found."""
 _CREDENTIALS = re.compile(r"\b(bearer|basic|digest)\s+[^\s,\"']+", re.IGNORECASE)
 _URL_USER = re.compile(r"([a-z][a-z0-9+.-]{0,20}://)[^\s/?#@]+@", re.IGNORECASE)
 _URL_QUERY = re.compile(r"([a-z][a-z0-9+.-]{0,20}://[^\s?\"']+)\?[^\s\"']*", re.IGNORECASE)
@@ -116,6 +118,8 @@ def bridge_standard_logging(log: Log) -> logging.Handler:
     # The command line tells the engine's in lines of its own.
     logging.getLogger("blobstore").handlers.clear()
     root.setLevel(logging.INFO)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     return handler
 
 

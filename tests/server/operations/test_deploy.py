@@ -17,10 +17,11 @@ from blobstore.config import load_config
 from blobstore.gc import GcPolicy
 from blobstore.locations import parse_index_url, parse_store_url
 from blobstore.server.daemon.config import load_server_config
-from blobstore.server.daemon.plan import listen_addresses
+from blobstore.server.daemon.plan import DEFAULT_LISTEN, listen_addresses
 from blobstore.server.operations.config import CollectConfig
 from blobstore.server.operations.figures import StoreFigures
 from blobstore.server.operations.metrics import Metrics, sample_names
+from blobstore.server.protocol.settings import RegistrySettings
 from tests.gc.scene import Bench
 from tests.tools import require_tool
 
@@ -229,6 +230,14 @@ def test_the_times_in_the_examples_are_the_defaults() -> None:
     """So that who copies one changes nothing by it."""
     server = load_server_config(str(DEPLOY / "examples" / "file.toml"))
     assert server.collect == CollectConfig()
+
+
+def test_nginx_looks_where_the_daemon_sends_it() -> None:
+    """Without a word in the configuration: the prefix, the address and the store of the example."""
+    text = (DEPLOY / "nginx.conf").read_text()
+    store = load_config(str(DEPLOY / "examples" / "file.toml")).store
+    assert f"location {RegistrySettings().accel_prefix} {{\n            internal;\n            alias {store}/;" in text
+    assert f"proxy_pass http://{DEFAULT_LISTEN};" in text
 
 
 async def test_the_page_names_what_is_there(bench: Bench) -> None:

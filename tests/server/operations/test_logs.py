@@ -150,6 +150,7 @@ def test_what_libraries_log_comes_out_here() -> None:
         bridge_standard_logging(make_log(None, stream))
         logging.getLogger("aiohttp.server").warning("bad %s", "Bearer s3cret")
         logging.getLogger("x").debug("nothing")
+        logging.getLogger("aiobotocore.credentials").info("Found credentials in environment variables.")
     finally:
         root.handlers[:] = before
         root.setLevel(level)
