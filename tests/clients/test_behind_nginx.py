@@ -1,4 +1,4 @@
-"""nginx in front of the daemon, as docs/operations.md sets it up: it takes uploads as they come, and sends the files itself."""
+"""nginx in front of the daemon, as deploy/nginx.conf sets it up: it takes uploads as they come, and sends the files itself."""
 
 from __future__ import annotations
 
@@ -41,14 +41,11 @@ trusted_proxies = ["127.0.0.1"]
 """
 
 
-def documented(port: int, daemon: str, store: Path) -> str:
-    """What the page for operators says, with the addresses and the place of a test."""
-    page = (ROOT / "docs" / "operations.md").read_text()
-    found = re.search(r"```nginx\n(.*?)```", page, re.DOTALL)
-    assert found is not None
-    text = found[1]
+def handed_out(port: int, daemon: str, store: Path) -> str:
+    """`deploy/nginx.conf`, with the addresses and the place of a test, and without TLS."""
+    text = re.sub(r" *ssl_certificate.*\n", "", (ROOT / "deploy" / "nginx.conf").read_text())
     for old, new in (
-        ("listen 80;", f"listen 127.0.0.1:{port};"),
+        ("listen 443 ssl;", f"listen 127.0.0.1:{port};"),
         ("127.0.0.1:5000", daemon),
         ("/var/lib/blobstore/store/", f"{store}/"),
     ):
@@ -62,7 +59,7 @@ def running_nginx(directory: Path, registry: Registry) -> Iterator[tuple[str, in
     """One of its own; where it listens."""
     nginx = require_tool("nginx", how="Debian: apt-get install nginx-light")
     (port,) = free_ports(1)
-    (directory / "site.conf").write_text(documented(port, registry.name, registry.store))
+    (directory / "site.conf").write_text(handed_out(port, registry.name, registry.store))
     (directory / "nginx.conf").write_text(_MAIN.format(user=pwd.getpwuid(os.getuid()).pw_name, place=directory))
     command = [nginx, "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", str(directory / "error.log")]
     with running(command, directory, name="nginx") as process:

@@ -141,11 +141,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(
             "[server]\naccel_prefix = 'x'",
             "the key server.accel_prefix can't be used: 'x' should begin and end with a slash",
         ),
-        (
-            "[server]\nredirect_valid = '0s'",
-            "the key server.redirect_valid can't be used: '0s' is no time for a presigned",
-        ),
-        ("[server]\nredirect_valid = '8d'", "write one from 1s to 7d"),
+        ("[server]\nredirect_valid = '2h'", "between 1s and 1h"),
         ("[server.tls]\ncert = 'x'", "the key server.tls.cert is unknown; remove it, or use one of certificate, key"),
         ("[server.tls]\ncertificate = 'x'", "[server.tls] needs server.tls.key"),
         ("[server.tls]\ncertificate = 'x'\nkey = 'y'", "can't be used: no such file or directory"),
@@ -185,7 +181,7 @@ def test_files_in_the_configuration_are_relative_to_it(tmp_path: Path):
     assert (found.tls.certificate, found.tls.key) == (str(tmp_path / "c.pem"), "/k.pem")
 
 
-def test_a_restart_opens_no_door_that_a_start_would_not(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_restart_opens_no_door_that_a_start_would_not(tmp_path: Path):
     """The sockets stay, whatever addresses the file names by then; so they are judged by where they are."""
     config = tmp_path / "c.toml"
     (tmp_path / "token").write_text("s3cret")
@@ -196,10 +192,8 @@ def test_a_restart_opens_no_door_that_a_start_would_not(tmp_path: Path, caplog: 
     serving = Serving(lambda: StorePlan(str(tmp_path / "store"), None, Config()), str(config), Overrides())
     with serving._listening(serving._server()):
         assert serving._wanted().plan.server.open_to_all
-        assert "other addresses" not in caplog.text
         config.write_text(config.read_text().replace("0.0.0.0:0", "127.0.0.1:0"))
         assert serving._wanted().plan.server.open_to_all
-        assert "other addresses take a stop and a start" in caplog.text
         for text, said in (
             ("listen = '127.0.0.1:0'", "everybody who can reach this machine could push and delete"),
             ("open_to_all = true", "everybody who can reach this machine could start collections"),

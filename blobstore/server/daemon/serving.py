@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -23,8 +22,6 @@ from blobstore.server.daemon.process import run_process
 from blobstore.server.daemon.tls import tls_context
 from blobstore.server.daemon.workers import Supervisor, Wanted
 from blobstore.server.operations.logs import bridge_standard_logging, make_log
-
-_LOG = logging.getLogger("blobstore.server")
 
 WORKERS_DEFAULT = 1
 
@@ -52,7 +49,6 @@ class Serving:
         self.public: list[Address] = []
         self.operator: list[Address] = []
         self.is_encrypted = False
-        self._configured: tuple[Address, Address | None] | None = None
         self._sockets: list[socket.socket] = []
         self._operator_sockets: list[socket.socket] = []
 
@@ -99,7 +95,7 @@ class Serving:
 
     @contextlib.contextmanager
     def _listening(self, server: ServerConfig) -> Iterator[None]:
-        public, operator = self._configured = listen_addresses(server)
+        public, operator = listen_addresses(server)
         with contextlib.ExitStack() as stack:
             self._sockets = [stack.enter_context(each) for each in inherited(os.environ, os.getpid()) or [bind(public)]]
             self._operator_sockets = [stack.enter_context(bind(operator))] if operator is not None else []
@@ -122,8 +118,6 @@ class Serving:
         server = self._server()
         # The file may name other addresses by now. The sockets stay, and so does who can reach them.
         self._check_exposure(server)
-        if listen_addresses(server) != self._configured:
-            _LOG.warning("other addresses take a stop and a start; these are still listened on")
         return Wanted(self._plan(server, self._store()), server.workers or WORKERS_DEFAULT)
 
     def _close(self) -> None:

@@ -236,8 +236,8 @@ def test_nginx_looks_where_the_daemon_sends_it() -> None:
     """Without a word in the configuration: the prefix, the address and the store of the example."""
     text = (DEPLOY / "nginx.conf").read_text()
     store = load_config(str(DEPLOY / "examples" / "file.toml")).store
-    assert f"location {RegistrySettings().accel_prefix} {{\n            internal;\n            alias {store}/;" in text
-    assert f"proxy_pass http://{DEFAULT_LISTEN};" in text
+    assert f"location {RegistrySettings().accel_prefix} {{\n        internal;\n        alias {store}/;" in text
+    assert f"server {DEFAULT_LISTEN};" in text
 
 
 async def test_the_page_names_what_is_there(bench: Bench) -> None:
