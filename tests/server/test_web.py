@@ -217,6 +217,17 @@ def test_many_requests_on_one_connection_and_a_body_in_tiny_chunks_are_not_taken
         assert read_answer(made)[2].endswith(b" 50000")
 
 
+@pytest.mark.parametrize("wanted", [b"h2c", b"websocket", b"x"])
+def test_whoever_asks_for_another_protocol_gets_one_answer(host: Host, wanted: bytes):
+    """What came in one packet behind it may be lost: the answer to the request after that must not be taken for its own."""
+    upgrade = b"Connection: Upgrade\r\nUpgrade: " + wanted + b"\r\n\r\n"
+    with host.connect() as made:
+        made.sendall(b"GET /a HTTP/1.1\r\n" + HOST + upgrade + b"GET /b HTTP/1.1\r\n" + HOST + b"\r\n")
+        status, fields, body = read_answer(made)
+        assert (status, fields["connection"], body) == (200, "close", b"GET /a [] 0")
+        assert is_closed(made)
+
+
 # Bodies
 
 
