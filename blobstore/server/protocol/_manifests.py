@@ -7,6 +7,7 @@ from blobstore.digest import Digest
 from blobstore.errors import (
     ManifestTooLarge,
     ManifestUnknown,
+    StorageFull,
     TagInvalid,
     TagUnknown,
     TransientError,
@@ -53,6 +54,8 @@ async def put_manifest(call: Call) -> Response:
     digest = Digest.parse(call.reference) if ":" in call.reference else None
     more = [value for key, value in call.request.query if key == "tag"]
     tags = _tags(call, more) if digest is not None else [TagName.parse(call.reference)]
+    if await call.core.room.is_exhausted():
+        raise StorageFull("hardly any room is left: not even manifests are taken")
     manifest = await _parsed(call, await _read_request(call))
     try:
         await call.repository.put_parsed_manifest(manifest, tags, digest=digest)
