@@ -730,3 +730,17 @@ def test_more_connections_than_allowed_wait_until_one_ends():
         assert read_answer(third)[0] == 200
         second.close()
         third.close()
+
+
+def test_those_that_ask_for_nothing_keep_nobody_out():
+    """Some addresses are enough to take all connections, and each may be idle for minutes: not while others wait."""
+    with Host(echo, limits=ConnectionLimits(connections_max=2, full_idle_s=0.5)) as host:
+        kept = [host.connect(), host.connect()]
+        for made in kept:
+            made.sendall(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert read_answer(made)[0] == 200
+        with host.connect() as third:
+            third.sendall(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert read_answer(third)[0] == 200
+        for made in kept:
+            made.close()

@@ -47,6 +47,8 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     being closed."""
     retire_idle_s: float = 10
     """The same, of a process that another one has replaced."""
+    full_idle_s: float = 2
+    """The same, while there are as many connections as there may be: those that ask for nothing keep nobody out for long."""
 
 
 class Connections:
@@ -90,8 +92,9 @@ class Connections:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             now = loop.time()
+            idle_s = min(self._idle_s, self.limits.full_idle_s) if self.is_full() else self._idle_s
             for connection in list(self._all):
-                if connection.overdue_s(now, self._idle_s) > 0:
+                if connection.overdue_s(now, idle_s) > 0:
                     connection.force_close()
 
     def retire(self) -> None:
