@@ -180,6 +180,68 @@ def test_header_fields_have_a_limit(host: Host):
     assert host.ask(b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 16_000 + b"\r\n\r\n")[0] == 200
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"GET / HTTP/1.1\r\n" + HOST,
+        b"GET /slow HTTP/1.1\r\n" + HOST + b"\r\nGET / HTTP/1.1\r\n" + HOST,
+        b"PUT / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n",
+    ],
+    ids=["first", "behind another", "behind a body"],
+)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_fields_that_are_too_long_together_are_refused_while_they_come(loop: str, before: bytes):
+    """Nobody sends the end of them: what is kept until it comes would be some MiB for each connection."""
+    release = threading.Event()
+
+    async def answer(request: Request) -> Response:
+        if request.path == "/slow":
+            await asyncio.to_thread(release.wait)
+        try:
+            return await echo(request)
+        except BodyInterrupted:
+            return Response(400)
+
+    with Host(answer, loop=loop, limits=ConnectionLimits(header_timeout_s=60)) as host, host.connect() as made:
+        made.sendall(before)
+        time.sleep(0.1)
+        for at in range(60):
+            with suppress(OSError):
+                made.sendall(b"X%d: " % at + b"a" * 2000 + b"\r\n")
+            time.sleep(0.001)
+        release.set()
+        statuses = [read_answer(made)[0]]
+        if statuses == [200]:
+            statuses.append(read_answer(made)[0])
+        assert statuses[-1] in (400, 431)
+        assert is_closed(made)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_many_requests_on_one_connection_and_a_body_in_tiny_chunks_are_not_taken_for_a_long_head(loop: str):
+    """What is counted is what leads to nothing."""
+    with Host(echo, loop=loop, limits=ConnectionLimits(header_size_max_bytes=1024)) as host, host.connect() as made:
+        made.sendall((b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 500 + b"\r\n\r\n") * 100)
+        for _ in range(100):
+            assert read_answer(made)[0] == 200
+        made.sendall(b"PUT / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(50):
+            made.sendall(b"1\r\nx\r\n" * 1000)
+        made.sendall(b"0\r\n\r\n")
+        assert read_answer(made)[2].endswith(b" 50000")
+
+
+@pytest.mark.parametrize("wanted", [b"h2c", b"websocket", b"x"])
+def test_whoever_asks_for_another_protocol_gets_one_answer(host: Host, wanted: bytes):
+    """What came in one packet behind it may be lost: the answer to the request after that must not be taken for its own."""
+    upgrade = b"Connection: Upgrade\r\nUpgrade: " + wanted + b"\r\n\r\n"
+    with host.connect() as made:
+        made.sendall(b"GET /a HTTP/1.1\r\n" + HOST + upgrade + b"GET /b HTTP/1.1\r\n" + HOST + b"\r\n")
+        status, fields, body = read_answer(made)
+        assert (status, fields["connection"], body) == (200, "close", b"GET /a [] 0")
+        assert is_closed(made)
+
+
 # Bodies
 
 
@@ -749,3 +811,17 @@ def test_more_connections_than_allowed_wait_until_one_ends():
         assert read_answer(third)[0] == 200
         second.close()
         third.close()
+
+
+def test_those_that_ask_for_nothing_keep_nobody_out():
+    """Some addresses are enough to take all connections, and each may be idle for minutes: not while others wait."""
+    with Host(echo, limits=ConnectionLimits(connections_max=2, full_idle_s=0.5)) as host:
+        kept = [host.connect(), host.connect()]
+        for made in kept:
+            made.sendall(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert read_answer(made)[0] == 200
+        with host.connect() as third:
+            third.sendall(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert read_answer(third)[0] == 200
+        for made in kept:
+            made.close()

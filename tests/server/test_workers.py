@@ -9,6 +9,8 @@ import http.client
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -20,8 +22,11 @@ import pytest
 from blobstore.config import Config
 from blobstore.server.daemon import assembling
 from blobstore.server.daemon._passing_on import PassingOn
+from blobstore.server.daemon.addresses import parse_address
 from blobstore.server.daemon.config import ServerConfig
+from blobstore.server.daemon.listening import bind
 from blobstore.server.daemon.plan import Plan, StorePlan
+from blobstore.server.daemon.serving import _make_store
 from blobstore.server.daemon.workers import (
     BACK_OFF_FIRST_S,
     BACK_OFF_MAX_S,
@@ -31,8 +36,9 @@ from blobstore.server.daemon.workers import (
     _Slot,
     next_wait_s,
 )
+from blobstore.server.operations.metrics import DIRECTORY_VARIABLE
 from blobstore.server.protocol.messages import BodyInterrupted, Request
-from tests.server.daemon import Client, Daemon, place, wait_for, with_digest
+from tests.server.daemon import ROOT, Client, Daemon, place, wait_for, with_digest
 
 MIB = 1024 * 1024
 
@@ -236,6 +242,33 @@ def test_workers_that_are_killed_under_load_lose_nothing_that_was_answered(tmp_p
                     assert found == content
                 else:
                     assert any(client.ask("HEAD", f"/v2/load/n{n}/blobs/{digest}")[0] == 200 for n in range(1, 4))
+
+
+def test_a_worker_whose_supervisor_is_gone_before_it_serves_ends_in_order(tmp_path: Path):
+    """It has begun to accept by then: the store must not be closed below those whom it serves."""
+    asyncio.run(_make_store(StorePlan(str(tmp_path / "store"), None, Config())))
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs, bind(parse_address("127.0.0.1:0")) as listening:
+        plan = Plan(
+            store=StorePlan(str(tmp_path / "store"), None, Config()),
+            server=ServerConfig(),
+            role="worker",
+            public=(listening.fileno(),),
+            control=theirs.fileno(),
+            address="127.0.0.1:0",
+        )
+        written = plan.write()
+        found = subprocess.run(
+            [sys.executable, "-m", "blobstore.server", str(written), "worker"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), DIRECTORY_VARIABLE: str(tmp_path)},
+            pass_fds=[written, listening.fileno(), theirs.fileno()],
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        os.close(written)
+    assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
 
 
 def test_workers_go_when_the_supervisor_is_killed(tmp_path: Path):

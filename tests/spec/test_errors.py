@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -10,13 +12,13 @@ from blobstore.errors import BlobstoreError, IndexPoisoned, StorageFull, Transie
 from blobstore.server.protocol.access import Action, Forbidden, TooManyRequests, Unauthenticated
 from blobstore.server.protocol.problems import problem_response
 from blobstore.server.protocol.registry import Registry
-from blobstore.server.protocol.room import DiskRoom
+from blobstore.server.protocol.room import DiskRoom, EndlessRoom
 from blobstore.server.protocol.routing import ALLOWED, RULES, Endpoint, Route, find_route
 from blobstore.server.protocol.settings import RegistrySettings
 from blobstore.store import Store
 from blobstore.testing.fakes import FakeClock
 from tests.spec.access import Granted
-from tests.spec.client import NAME, OTHER, Answer, Body, Client, chunk, digest
+from tests.spec.client import NAME, OCI_MANIFEST, OTHER, Answer, Body, Client, chunk, digest
 
 DATA = b"data"
 NAMED = digest(DATA)
@@ -252,10 +254,13 @@ class Short:
     """No room, or some."""
 
     def __init__(self) -> None:
-        self.is_low = True
+        self.is_low, self.is_at_its_end = True, False
 
     async def is_short(self) -> bool:
         return self.is_low
+
+    async def is_exhausted(self) -> bool:
+        return self.is_at_its_end
 
 
 async def test_below_the_low_water_mark(store: Store) -> None:
@@ -286,12 +291,49 @@ async def test_below_the_low_water_mark(store: Store) -> None:
     assert (await client.patch(location, DATA)).status == 202
 
 
+async def test_what_is_under_way_ends_before_the_disk_does(store: Store) -> None:
+    """Uploads that began above the mark may be larger than what is below it, and what frees space needs some itself: chunks are
+    kept as far as they came, one request is all or nothing, and manifests wait."""
+    room = Short()
+    room.is_low = False
+    client = Client(Registry(store, room=room))
+    await client.push(DATA)
+    named, location = await client.push_image("v1"), await client.begin()
+    manifest = (await client.get(f"/v2/{NAME}/manifests/v1")).body
+
+    class Filling(Body):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            room.is_at_its_end = False
+            yield DATA[:1]
+            room.is_at_its_end = True
+            yield DATA[1:]
+
+    for answer in (
+        await client.patch(location, Filling(DATA)),
+        await client.post(f"/v2/{NAME}/blobs/uploads/", Filling(DATA), digest=NAMED),
+        await client.put(f"/v2/{NAME}/manifests/v2", manifest, headers={"Content-Type": OCI_MANIFEST}),
+    ):
+        assert (answer.status, answer.code) == (507, "UNAVAILABLE")
+    assert (await client.get(location))["Range"] == "0-0"
+    assert (await store.totals()).uploads == 1
+    assert (await client.delete(f"/v2/{NAME}/manifests/{named}")).status == 202
+    room.is_at_its_end = False
+    assert (await client.patch(location, DATA[1:])).status == 202
+    assert (await client.put(location, digest=NAMED)).status == 201
+
+
 async def test_room_on_disks(tmp_path: object, clock: FakeClock) -> None:
     """Looked at once a second, on every path; one that is gone has none."""
     place = str(tmp_path)
     assert not await DiskRoom([place], 1, clock).is_short()
     assert await DiskRoom([place], 2**62, clock).is_short()
-    assert await DiskRoom([place, f"{place}/no/such"], 1, clock).is_short()
+    assert await DiskRoom([place, f"{place}/no/such"], 2, clock).is_exhausted()
+    space = os.statvfs(place)
+    half = DiskRoom([place], space.f_bavail * space.f_frsize * 3 // 2, clock)
+    assert (await half.is_short(), await half.is_exhausted()) == (True, False)
+    assert not await EndlessRoom().is_exhausted()
+    first = DiskRoom([place], 1, clock)
+    assert await asyncio.gather(first.is_short(), first.is_short()) == [False, False]
     paths = [place]
     room = DiskRoom(paths, 1, clock)
     assert not await room.is_short()

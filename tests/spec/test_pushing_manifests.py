@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -71,6 +73,31 @@ async def test_too_large(ready: Client, is_announced: bool) -> None:
     answer = await ready.put(MANIFESTS + "v1", body, headers=TYPED, sized=is_announced)
     assert (answer.status, answer.code) == (413, "MANIFEST_INVALID")
     assert len(taken) == (0 if is_announced else 5)
+
+
+async def test_large_ones_that_arrive_at_once_have_a_limit_together(ready: Client) -> None:
+    """429 for what is too much; small ones are taken meanwhile, and large ones again when those before are done."""
+    ready.registry.settings = RegistrySettings(manifests_arriving_bytes=1024 * 1024)
+    go_on = asyncio.Event()
+    large = body_of(annotations={"x": "x" * 700_000})
+
+    class Slow(Body):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield large[:-1]
+            await go_on.wait()
+            yield large[-1:]
+
+    slow = asyncio.create_task(ready.put(MANIFESTS + "slow", Slow(large), headers=TYPED))
+    while ready.registry._core.arriving.size_bytes == 0:
+        await asyncio.sleep(0)
+    refused = await ready.put(MANIFESTS + "v1", large, headers=TYPED)
+    assert (refused.status, refused.code, refused["Retry-After"]) == (429, "TOOMANYREQUESTS", "1")
+    assert (await ready.put(MANIFESTS + "v1", body_of(), headers=TYPED)).status == 201
+    go_on.set()
+    assert (await slow).status == 201
+    gone = await ready.put(MANIFESTS + "v1", Body(large[:-1], breaks_off=True), headers=TYPED)
+    assert gone.status == 400
+    assert (await ready.put(MANIFESTS + "v1", large, headers=TYPED)).status == 201
 
 
 async def test_the_largest(ready: Client) -> None:

@@ -191,7 +191,9 @@ class _Process:
     def _say_ready(self) -> None:
         if self._plan.control is not None:
             control = adopt(self._plan.control)
-            control.send(READY)
+            with contextlib.suppress(OSError):
+                # Whoever started us may be gone already, which is seen next: what has begun is brought to its end all the same.
+                control.send(READY)
             self._heed_control(control)
         self._ready()
 

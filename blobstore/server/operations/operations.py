@@ -76,8 +76,7 @@ class Operations:
         self._audit = audit or make_audit_log(config.logs)
         self.metrics = Metrics()
         self._notifier = Notifier(config.notifications, address=address, log=self.log, tally=self.metrics)
-        access = [AccessLog(self.log)] if config.logs.access else []
-        self._watch = Watch(self.metrics, *access)
+        self._watch = Watch(self.metrics, AccessLog(self.log, is_whole=config.logs.access))
         audits: list[Observer] = [AuditObserver(self._audit)] if self._audit is not None else []
         self._observers: list[Observer] = [self._watch, self.metrics.observe, self._notifier, *audits]
         self._health: Health | None = None

@@ -140,17 +140,24 @@ class _Ending:
             watcher.ended(exchange)
 
 
-class AccessLog:
-    """A watcher that writes a line for every request. Never its query, which may sign something, nor its headers."""
+_FULL = 507
+"""Says all there is to say."""
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
+
+class AccessLog:
+    """A watcher that writes a line for every request, or only for those that failed here, as their clients are told that the log
+    says why. Never its query, which may sign something, nor its headers."""
+
+    def __init__(self, log: Log, *, is_whole: bool = True) -> None:
+        self._log, self._is_whole = log, is_whole
 
     def began(self) -> None:
         """See `Watcher.began`."""
 
     def ended(self, exchange: Exchange) -> None:
         """See `Watcher.ended`."""
+        if not self._is_whole and (exchange.status < 500 or exchange.status == _FULL):
+            return
         request, answered = exchange.request, exchange.answered
         principal = answered.principal if answered is not None else None
         error = answered.error if answered is not None else None

@@ -6,6 +6,7 @@ from blobstore.abc.index import Index
 from blobstore.names import RepositoryName
 from blobstore.parts import Parts
 from blobstore.repository import Repository
+from blobstore.server.protocol._arriving import Arriving
 from blobstore.server.protocol._manifest_cache import ManifestCache
 from blobstore.server.protocol._upload_ids import UploadIds
 from blobstore.server.protocol.access import Access, Principal
@@ -25,6 +26,7 @@ class Core:
         self.store, self.settings, self.access = store, settings, access
         self.observer, self.room = observer, room
         self.manifests = ManifestCache(settings.manifest_cache_bytes)
+        self.arriving = Arriving()
         self._upload_ids: UploadIds | None = None
 
     async def upload_ids(self) -> UploadIds:

@@ -7,6 +7,7 @@ from blobstore.digest import Digest
 from blobstore.errors import (
     ManifestTooLarge,
     ManifestUnknown,
+    StorageFull,
     TagInvalid,
     TagUnknown,
     TransientError,
@@ -19,10 +20,12 @@ from blobstore.server.protocol._call import Call
 from blobstore.server.protocol._locations import location, manifest_path
 from blobstore.server.protocol._ranges import is_unchanged
 from blobstore.server.protocol._warnings import warnings
+from blobstore.server.protocol.access import TooManyRequests
 from blobstore.server.protocol.messages import Response
 from blobstore.server.protocol.observing import ManifestDeleted, ManifestPulled, ManifestPushed, TagDeleted
 from blobstore.server.protocol.problems import Problem
 
+_ARRIVING_RETRY_S = 1
 _IGNORED_TAGS = "the `tag` parameters were ignored: they go with a digest in the path"
 
 
@@ -51,6 +54,8 @@ async def put_manifest(call: Call) -> Response:
     digest = Digest.parse(call.reference) if ":" in call.reference else None
     more = [value for key, value in call.request.query if key == "tag"]
     tags = _tags(call, more) if digest is not None else [TagName.parse(call.reference)]
+    if await call.core.room.is_exhausted():
+        raise StorageFull("hardly any room is left: not even manifests are taken")
     manifest = await _parsed(call, await _read_request(call))
     try:
         await call.repository.put_parsed_manifest(manifest, tags, digest=digest)
@@ -158,13 +163,19 @@ async def _read_request(call: Call) -> bytes:
     if size > limit:
         raise _too_large(size, limit)
     size = 0
-    if call.request.body is not None:
+    if call.request.body is None:
+        return b""
+    with call.core.arriving.taking() as taken:
         async for piece in call.request.body:
             size += len(piece)
             if size > limit:
                 raise _too_large(size, limit)
+            if not taken.take(size, call.settings.manifests_arriving_bytes):
+                raise TooManyRequests(
+                    "too many large manifests are arriving at once; come back in a moment", _ARRIVING_RETRY_S
+                )
             pieces.append(piece)
-    return b"".join(pieces)
+        return b"".join(pieces)
 
 
 def _too_large(size_bytes: int, limit_bytes: int) -> ManifestTooLarge:

@@ -175,6 +175,8 @@ async def _take(call: Call, upload: Upload, span: Span | None) -> None:
         async for piece in call.request.body:
             if span is not None and upload.offset + len(piece) > span.stop:
                 raise SizeMismatch("the chunk", span.size_bytes, upload.offset + len(piece) - span.start)
+            if await call.core.room.is_exhausted():
+                raise StorageFull("hardly any room is left: uploads that were begun before are broken off, too")
             await upload.write(piece)
     if span is not None and upload.offset != span.stop:
         raise SizeMismatch("the chunk", span.size_bytes, upload.offset - span.start)

@@ -13,10 +13,13 @@ _FRESH_MS = 1000
 
 
 class Room(Protocol):
-    """Asked before bytes are taken in."""
+    """Asked before bytes are taken in, and while they are."""
 
     async def is_short(self) -> bool:
-        """Whether new bytes are to be refused."""
+        """Whether new uploads are to be refused."""
+
+    async def is_exhausted(self) -> bool:
+        """Whether those under way are to be broken off, too: what frees space must find a little."""
 
 
 class EndlessRoom:
@@ -26,26 +29,40 @@ class EndlessRoom:
         """See `Room.is_short`."""
         return False
 
+    async def is_exhausted(self) -> bool:
+        """See `Room.is_exhausted`."""
+        return False
+
 
 class DiskRoom:
-    """Room on disks: short when one of the `paths` has less than `low_water_bytes` free for this user. Looks once a second."""
+    """Room on disks: short when one of the `paths` has less than `low_water_bytes` free for this user, exhausted when it has less
+    than half of that. Looks once a second."""
 
     def __init__(self, paths: Sequence[str], low_water_bytes: int, clock: Clock | None = None) -> None:
         self._paths, self._low_water_bytes, self._clock = paths, low_water_bytes, clock or SystemClock()
         self._looked_ms = 0
-        self._looking: asyncio.Future[bool] | None = None
+        self._looking: asyncio.Future[int] | None = None
 
     async def is_short(self) -> bool:
         """See `Room.is_short`."""
+        return await self._free() < self._low_water_bytes
+
+    async def is_exhausted(self) -> bool:
+        """See `Room.is_exhausted`."""
+        return await self._free() < self._low_water_bytes // 2
+
+    async def _free(self) -> int:
         # The server of a share may be away for hours: one thread waits for it, not one a second.
         now_ms = self._clock.monotonic_ms()
         if self._looking is None or (self._looking.done() and now_ms - self._looked_ms >= _FRESH_MS):
             self._looked_ms = now_ms
             self._looking = asyncio.ensure_future(asyncio.to_thread(self._look))
+        elif self._looking.done():
+            return self._looking.result()
         return await asyncio.shield(self._looking)
 
-    def _look(self) -> bool:
-        return any(_free_bytes(path) < self._low_water_bytes for path in self._paths)
+    def _look(self) -> int:
+        return min(map(_free_bytes, self._paths))
 
 
 def _free_bytes(path: str) -> int:

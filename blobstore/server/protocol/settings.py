@@ -41,6 +41,8 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
     ranges_max: int = 512
     """How many ranges of a blob one request may ask for; 400 beyond, and clients ask for fewer."""
     manifest_max_bytes: int = manifest_size_max_bytes
+    manifests_arriving_bytes: int = 128 * 1024 * 1024
+    """How many bytes of large manifests may be arriving at once in a process; 429 beyond, and clients come back."""
     chunk_min_bytes: int = 0
     """Told to clients as `OCI-Chunk-Min-Length` unless 0; shorter chunks are taken all the same."""
     uploads_open_max: int = 100_000

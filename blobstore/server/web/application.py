@@ -133,7 +133,7 @@ class WebHandler:
     ) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status, headers=_fields(answer))
         can_stay = body is None or body.is_small
-        if not can_stay or self.is_closing:
+        if not can_stay or self.is_closing or _asks_for_another_protocol(request):
             response.force_close()
         try:
             await self._send_payload(request, response, answer, chunks)
@@ -283,6 +283,12 @@ def _expects_continue(headers: Headers, request: web.BaseRequest) -> bool:
     if expected.lower() != "100-continue":
         raise _Malformed("only 100-continue can be expected")
     return request.version >= (1, 1) and not request.content.total_bytes
+
+
+def _asks_for_another_protocol(request: web.BaseRequest) -> bool:
+    """It gets none. The parser forgets what came in one packet behind such a request: whoever sent it must not take the answer to
+    the one after that for its own."""
+    return request.method == "CONNECT" or "Upgrade" in request.headers
 
 
 def _peer(request: web.BaseRequest) -> str:

@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import msgspec
 from aiohttp import StreamReader, web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from blobstore.server.protocol.messages import Response
@@ -24,6 +26,8 @@ _ENDED_EVERY_S = 0.02
 READ_BUFFER_BYTES = 64 * 1024
 _HEADERS_MAX = 100
 _LOG = logging.getLogger("blobstore.server")
+_FRAMED = 2
+"""By how much a head must be too long to be refused while it comes, when colons and the like are counted, too."""
 _QUIET = logging.getLogger("blobstore.server.connections")
 _QUIET.addHandler(logging.NullHandler())
 _QUIET.propagate = False
@@ -44,6 +48,8 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     being closed."""
     retire_idle_s: float = 10
     """The same, of a process that another one has replaced."""
+    full_idle_s: float = 2
+    """The same, while there are as many connections as there may be: those that ask for nothing keep nobody out for long."""
 
 
 class Connections:
@@ -87,8 +93,9 @@ class Connections:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             now = loop.time()
+            idle_s = min(self._idle_s, self.limits.full_idle_s) if self.is_full() else self._idle_s
             for connection in list(self._all):
-                if connection.overdue_s(now, self._idle_s) > 0:
+                if connection.overdue_s(now, idle_s) > 0:
                     connection.cut_off()
 
     def retire(self) -> None:
@@ -120,7 +127,19 @@ class Connections:
 class Connection(RequestHandler):
     """One connection, which knows since when it waits for what."""
 
-    __slots__ = ("_address", "_body", "_group", "_heard_at", "_idle_since", "_is_busy", "_is_first", "_wire")
+    __slots__ = (
+        "_address",
+        "_body",
+        "_group",
+        "_heard_at",
+        "_idle_since",
+        "_is_busy",
+        "_is_first",
+        "_is_overlong",
+        "_led_to",
+        "_unfinished_bytes",
+        "_wire",
+    )
 
     def __init__(self, server: web.Server, group: Connections, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(server, loop=loop, **options)
@@ -130,6 +149,8 @@ class Connection(RequestHandler):
         self._heard_at: float | None = None
         self._body: StreamReader | None = None
         self._wire: asyncio.WriteTransport | None = None
+        self._is_overlong, self._unfinished_bytes = False, 0
+        self._led_to: tuple[int, int, bool] = (0, 0, True)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take it, or not."""
@@ -155,10 +176,35 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Note when a request began to come."""
+        if self._is_overlong:
+            return
         if not self._is_busy and self._heard_at is None:
             self._heard_at = self._loop.time()
         super().data_received(data)
+        self._count_unfinished(len(data))
         self._break_body()
+
+    def _count_unfinished(self, size_bytes: int) -> None:
+        """Refuse a head that is too long while it comes, and so fields behind a body: aiohttp looks at each field, and at their
+        number, which is some MiB together, and many connections would fill the memory."""
+        # Of the request that came last, which may wait behind another one.
+        coming = self._messages[-1][1] if self._messages else self._body
+        led_to = (
+            self._request_count,
+            coming.total_bytes if isinstance(coming, StreamReader) else 0,
+            not isinstance(coming, StreamReader) or coming.is_eof(),
+        )
+        # What comes while nobody reads is not with the parser yet.
+        if led_to != self._led_to or self._reading_paused or self._buffer_paused:
+            self._led_to, self._unfinished_bytes = led_to, 0
+            return
+        self._unfinished_bytes += size_bytes
+        if self._unfinished_bytes > _FRAMED * self._group.limits.header_size_max_bytes:
+            self._is_overlong = True
+            error = LineTooLong(b"", self._group.limits.header_size_max_bytes)
+            self._messages.append((_ErrInfo(status=431, exc=error, message=error.message), EMPTY_PAYLOAD))
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
 
     def _break_body(self) -> None:
         """Chunks that are none end the body that is being read: aiohttp keeps that for whoever asks for the next request."""

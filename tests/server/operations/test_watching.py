@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from blobstore.errors import BlobDamaged, TransientError
+from blobstore.server.daemon.config import ServerConfig
+from blobstore.server.operations.config import LogsConfig
 from blobstore.server.operations.logs import make_log
+from blobstore.server.operations.operations import Operations
 from blobstore.server.operations.watching import AccessLog, Exchange, Watch, endpoint_of
 from blobstore.server.protocol.access import Principal
 from blobstore.server.protocol.messages import FileSpan, Headers, Request, Response, Stream
@@ -140,6 +143,30 @@ async def test_a_bug_is_told_of_and_raised() -> None:
         await Watch(kept).wrap(answer)(Request(method="GET", path="/"))
     assert [each.status for each in kept.exchanges] == [500]
     assert kept.began_count == 1
+
+
+@pytest.mark.parametrize(("status", "is_told"), [(500, True), (503, True), (507, False), (404, False)])
+async def test_what_fails_here_is_told_of_though_not_every_request_is(status: int, is_told: bool) -> None:
+    """Its client is told no more than that the log says why."""
+    stream = io.StringIO()
+    config = LogsConfig(access=False)
+    operations = Operations(ServerConfig(logs=config), log=make_log(config, stream))
+
+    async def answer(request: Request) -> Response:
+        operations.observe(
+            Answered(
+                request=request,
+                endpoint="blob",
+                repository=None,
+                principal=None,
+                status=status,
+                error=BlobDamaged("the disk said no"),
+            )
+        )
+        return Response(status)
+
+    await operations.watched(answer)(Request(method="GET", path="/v2/a/blobs/x"))
+    assert ("BlobDamaged: the disk said no" in stream.getvalue()) == is_told
 
 
 @pytest.mark.parametrize(("given", "kept"), [("mine-7", "mine-7"), ("not\nfit", "ours"), (None, "ours")])
