@@ -116,7 +116,14 @@ class _Process:
             if plan.role != "operator":
                 registry = await self._registry(stack, store, operations)
                 operator = self._operator(stack, operations) if plan.serves_operator else None
-                site = Site(registry=registry.answer, health=operations.health, operator=operator, token=token)
+                is_open = server.auth.method == "none" and not server.open_to_all
+                site = Site(
+                    registry=registry.answer,
+                    health=operations.health,
+                    operator=operator,
+                    token=token,
+                    refuses_pages=is_open and not server.trusted_proxies,
+                )
                 self._open(plan.public, operations.watched(site.answer))
             if plan.role != "worker":
                 site = Site(registry=None, health=operations.health, operator=operations.operator, token=token)

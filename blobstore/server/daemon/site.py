@@ -16,6 +16,11 @@ _ONLY_FROM_HERE = (
     "themselves, not through a proxy or a browser"
 )
 
+_NOT_FOR_PAGES = (
+    "without server.auth this registry is for programs of this machine that ask for 127.0.0.1 or localhost, not for web pages; "
+    "set server.auth, name the proxy in front in server.trusted_proxies, or say --insecure-open"
+)
+
 
 def is_for_operators(path: str) -> bool:
     """Whether a path belongs to the operator's part, which is never served to everybody."""
@@ -31,6 +36,7 @@ class Site:
         operator: answers `/metrics` and `/api/v1/`; None where they are not served, and nobody is told that they exist.
         token: what operators have to show; without one they have to come from this machine.
         is_internal: whether all that comes was let in already, by another process of this daemon.
+        refuses_pages: whether the registry is open because only this machine can reach it: a browser there lets web pages ask, too.
     """
 
     def __init__(
@@ -41,22 +47,28 @@ class Site:
         operator: Answer | None = None,
         token: str | None = None,
         is_internal: bool = False,
+        refuses_pages: bool = False,
     ) -> None:
         self._registry, self._health, self._operator = registry, health, operator
-        self._token, self._is_internal = token, is_internal
+        self._token, self._is_internal, self._refuses_pages = token, is_internal, refuses_pages
 
     async def answer(self, request: Request) -> Response:
         """The answer of whoever this path belongs to."""
         path = request.path
         if path.startswith("/v2/") and self._registry is not None:
-            return await self._registry(request)
+            return await self._answer_client(request, self._registry)
         if path in ("/", "/healthz", "/readyz"):
             return await self._health(request)
         if self._operator is not None and is_for_operators(path):
             return self._refused(request) or await self._operator(request)
         if self._registry is None:
             return error_response(404, "UNSUPPORTED", "there is nothing here")
-        return await self._registry(request)
+        return await self._answer_client(request, self._registry)
+
+    async def _answer_client(self, request: Request, registry: Answer) -> Response:
+        if self._refuses_pages and _may_be_a_page(request):
+            return error_response(403, "DENIED", _NOT_FOR_PAGES)
+        return await registry(request)
 
     def _refused(self, request: Request) -> Response | None:
         """The answer to who is no operator."""
@@ -79,14 +91,22 @@ def comes_from_here(request: Request) -> bool:
     a web page's doing, which also reaches us by a name of its own that it has made to mean this address."""
     if request.peer != UNIX and not _is_loopback(request.peer):
         return False
-    headers = request.headers
-    if any(headers.get(name) is not None for name in _SIGNS_OF_A_PROXY) or headers.get("Origin") is not None:
+    if any(request.headers.get(name) is not None for name in _SIGNS_OF_A_PROXY):
         return False
-    if headers.get("Sec-Fetch-Site") not in (None, "none", "same-origin"):
+    return not _may_be_a_page(request)
+
+
+def _may_be_a_page(request: Request) -> bool:
+    """Whether a browser may have sent this for a page of somebody else's: it says so itself, or asks for a name that isn't this
+    machine's."""
+    headers = request.headers
+    if headers.get("Origin") is not None or headers.get("Sec-Fetch-Site") not in (None, "none", "same-origin"):
+        return True
+    if request.peer == UNIX:
         return False
     host = (headers.get("Host") or "localhost").lower()
     name = host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
-    return request.peer == UNIX or name == "localhost" or name.endswith(".localhost") or _is_loopback(name)
+    return not (name == "localhost" or name.endswith(".localhost") or _is_loopback(name))
 
 
 def _is_loopback(text: str) -> bool:

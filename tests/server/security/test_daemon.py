@@ -80,3 +80,14 @@ def test_all_of_it_is_wired(tmp_path: Path, workers: int) -> None:
     assert {each.get("user") for each in lines if each["event"] == "request"} == {None, "alice", "bob"}
     for secret in (*ALICE.values(), *BOB.values(), "wonder", "builder"):
         assert secret.removeprefix("Basic ") not in written
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"), [("", 403), ("open_to_all = true", 200), ("trusted_proxies = ['127.0.0.1']", 200)]
+)
+def test_who_serves_this_machine_alone_serves_no_page_of_its_browser(tmp_path: Path, config: str, refused: int) -> None:
+    """Unless it was said that everybody may come, or who stands in front."""
+    with Daemon(tmp_path, config=f"[server]\n{config}\n") as daemon:
+        assert status(daemon, "GET", "/v2/") == 200
+        for field in ({"Host": "evil.example:5000"}, {"Origin": "https://evil.example"}):
+            assert status(daemon, "GET", "/v2/", field) == refused

@@ -128,6 +128,23 @@ async def test_an_operators_token_opens_no_repository_and_the_other_way_round() 
     assert await ask(GUARDED, "/api/v1/runs", HOST, basic("alice", "wonder")) == 401
 
 
+@pytest.mark.parametrize("path", ["/v2/", "/v2", "/v2/app/blobs/uploads/", "/elsewhere"])
+async def test_a_registry_that_is_open_to_this_machine_is_not_to_its_browsers_pages(path: str) -> None:
+    """They reach it from here, with a field of their own or under a name that they made up."""
+    site = Site(registry=registry, health=health, refuses_pages=True)
+    for field in (HOST, ("Host", "localhost:5000"), ("Host", "[::1]:5000")):
+        assert await ask(site, path, field, method="POST") == 404
+    for fields in (
+        [HOST, ("Origin", "https://evil.example")],
+        [HOST, ("Sec-Fetch-Site", "cross-site")],
+        [("Host", "evil.example:5000")],
+    ):
+        assert await ask(site, path, *fields, method="POST") == 403
+        assert await ask(CLOSED, path, *fields, method="POST") == 404
+    assert await ask(site, path, ("Host", "blobstore"), peer="unix") == 404
+    assert await ask(site, "/healthz", ("Host", "evil.example")) == 200
+
+
 async def test_what_another_process_let_in_is_not_asked_again() -> None:
     """A worker hands on what it has looked at."""
     site = Site(registry=None, health=health, operator=operator, is_internal=True)
