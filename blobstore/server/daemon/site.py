@@ -17,7 +17,7 @@ _ONLY_FROM_HERE = (
 )
 
 _NOT_FOR_PAGES = (
-    "without server.auth this registry is for programs of this machine that ask for 127.0.0.1 or localhost, not for web pages; "
+    "without server.auth this registry is for programs of this machine, not for web pages in a browser (Origin, Sec-Fetch-Site); "
     "set server.auth, name the proxy in front in server.trusted_proxies, or say --insecure-open"
 )
 
@@ -36,7 +36,7 @@ class Site:
         operator: answers `/metrics` and `/api/v1/`; None where they are not served, and nobody is told that they exist.
         token: what operators have to show; without one they have to come from this machine.
         is_internal: whether all that comes was let in already, by another process of this daemon.
-        refuses_pages: whether the registry is open because only this machine can reach it: a browser there lets web pages ask, too.
+        refuses_pages: whether the registry is open as only this machine can reach it: a browser there lets web pages ask, too.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Site:
         return await self._answer_client(request, self._registry)
 
     async def _answer_client(self, request: Request, registry: Answer) -> Response:
-        if self._refuses_pages and _may_be_a_page(request):
+        if self._refuses_pages and _is_of_a_page(request):
             return error_response(403, "DENIED", _NOT_FOR_PAGES)
         return await registry(request)
 
@@ -91,22 +91,18 @@ def comes_from_here(request: Request) -> bool:
     a web page's doing, which also reaches us by a name of its own that it has made to mean this address."""
     if request.peer != UNIX and not _is_loopback(request.peer):
         return False
-    if any(request.headers.get(name) is not None for name in _SIGNS_OF_A_PROXY):
-        return False
-    return not _may_be_a_page(request)
-
-
-def _may_be_a_page(request: Request) -> bool:
-    """Whether a browser may have sent this for a page of somebody else's: it says so itself, or asks for a name that isn't this
-    machine's."""
     headers = request.headers
-    if headers.get("Origin") is not None or headers.get("Sec-Fetch-Site") not in (None, "none", "same-origin"):
-        return True
-    if request.peer == UNIX:
+    if any(headers.get(name) is not None for name in _SIGNS_OF_A_PROXY) or _is_of_a_page(request):
         return False
     host = (headers.get("Host") or "localhost").lower()
     name = host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
-    return not (name == "localhost" or name.endswith(".localhost") or _is_loopback(name))
+    return request.peer == UNIX or name == "localhost" or name.endswith(".localhost") or _is_loopback(name)
+
+
+def _is_of_a_page(request: Request) -> bool:
+    """Whether a browser says that it asks for a page, as it does whenever that wants to change something."""
+    headers = request.headers
+    return headers.get("Origin") is not None or headers.get("Sec-Fetch-Site") not in (None, "none", "same-origin")
 
 
 def _is_loopback(text: str) -> bool:

@@ -130,19 +130,14 @@ async def test_an_operators_token_opens_no_repository_and_the_other_way_round() 
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2", "/v2/app/blobs/uploads/", "/elsewhere"])
 async def test_a_registry_that_is_open_to_this_machine_is_not_to_its_browsers_pages(path: str) -> None:
-    """They reach it from here, with a field of their own or under a name that they made up."""
+    """They reach it from here, and browsers tell when they want to change something. Programs may call it what they like."""
     site = Site(registry=registry, health=health, refuses_pages=True)
-    for field in (HOST, ("Host", "localhost:5000"), ("Host", "[::1]:5000")):
+    for field in (HOST, ("Host", "registry"), ("Sec-Fetch-Site", "none")):
         assert await ask(site, path, field, method="POST") == 404
-    for fields in (
-        [HOST, ("Origin", "https://evil.example")],
-        [HOST, ("Sec-Fetch-Site", "cross-site")],
-        [("Host", "evil.example:5000")],
-    ):
-        assert await ask(site, path, *fields, method="POST") == 403
-        assert await ask(CLOSED, path, *fields, method="POST") == 404
-    assert await ask(site, path, ("Host", "blobstore"), peer="unix") == 404
-    assert await ask(site, "/healthz", ("Host", "evil.example")) == 200
+    for field in (("Origin", "https://evil.example"), ("Origin", "null"), ("Sec-Fetch-Site", "cross-site")):
+        assert await ask(site, path, HOST, field, method="POST") == 403
+        assert await ask(CLOSED, path, HOST, field, method="POST") == 404
+    assert await ask(site, "/healthz", ("Origin", "https://evil.example")) == 200
 
 
 async def test_what_another_process_let_in_is_not_asked_again() -> None:
