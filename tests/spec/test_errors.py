@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,18 @@ async def test_determining_support(client: Client) -> None:
         answer = await client.get(url)
         assert (answer.status, answer.json, answer["Content-Type"]) == (200, {}, "application/json")
         assert (await client.head(url))["Content-Length"] == "2"
+
+
+async def test_a_storage_that_is_gone_says_nothing_about_what_was_asked_for(files: Store) -> None:
+    """As a disk that is not mounted: come again, and nothing of its names."""
+    store = Path(files.backend.location)
+    for each in ("blobs", "uploads"):
+        (store / each).rename(store / f"{each}-away")
+    answer = await Client(Registry(files)).post(f"/v2/{NAME}/blobs/uploads/", DATA, digest=NAMED)
+    assert (answer.status, answer.code) == (503, "UNAVAILABLE")
+    assert b"blobs/" not in answer.body
+    for each in ("blobs", "uploads"):
+        (store / f"{each}-away").rename(store / each)
 
 
 async def test_extensions(client: Client) -> None:

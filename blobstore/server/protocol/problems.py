@@ -73,7 +73,8 @@ _STATUS_AND_CODE: dict[type[BaseException], tuple[int, str]] = {
     TagUnknown: (404, "MANIFEST_UNKNOWN"),
     RepositoryUnknown: (404, "NAME_UNKNOWN"),
     UploadUnknown: (404, "BLOB_UPLOAD_UNKNOWN"),
-    NotFound: (404, "NAME_UNKNOWN"),
+    # What else isn't there is the storage's: a store, a bucket or a key that went.
+    NotFound: (503, "UNAVAILABLE"),
     # The specification knows no 409 here: what can't be deleted now is, for now, not deletable.
     StillReferenced: (405, "UNSUPPORTED"),
     ManifestBlobUnknown: (400, "MANIFEST_BLOB_UNKNOWN"),
