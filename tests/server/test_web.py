@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,9 @@ from blobstore.errors import BlobUnknown
 from blobstore.server.protocol.messages import BodyInterrupted, Request, Response, Stream
 from blobstore.server.web._body import WIDE_BODIES_MAX
 from blobstore.server.web.application import WebSettings
-from blobstore.server.web.connections import ConnectionLimits
+from blobstore.server.web.connections import ConnectionLimits, Connections
 from blobstore.server.web.patience import RateLimits
+from blobstore.server.web.proxies import TrustedProxies
 from tests.server.hosting import LOOPS, Host, echo, is_closed, read_answer, read_head, refuse
 
 MIB = 1024 * 1024
@@ -793,6 +795,18 @@ def test_one_address_cannot_take_all_connections():
             pytest.fail("the place was not given back")
         for made in kept:
             made.close()
+
+
+def test_addresses_of_one_ipv6_network_are_one_client():
+    """A host there has as many as it likes."""
+    group = Connections(ConnectionLimits(connections_per_address_max=2), TrustedProxies(), lambda: None)
+    made: list[Any] = [object() for _ in range(4)]
+    assert group.admit(made[0], "2001:db8::1")
+    assert group.admit(made[1], "2001:db8::ffff:1")
+    assert not group.admit(made[2], "2001:db8::2")
+    assert group.admit(made[2], "2001:db8:0:1::2")
+    group.release(made[0], "2001:db8::1")
+    assert group.admit(made[3], "2001:db8::3")
 
 
 def test_more_connections_than_allowed_wait_until_one_ends():

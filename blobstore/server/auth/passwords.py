@@ -12,9 +12,10 @@ from blobstore.clock import Clock, random_hex
 from blobstore.pool import WorkerPool
 from blobstore.server.auth.credentials import BasicCredentials
 from blobstore.server.auth.htpasswd_file import Users
-from blobstore.server.auth.rate_limit import FailureLimit, source_of
+from blobstore.server.auth.rate_limit import FailureLimit
 from blobstore.server.auth.watched_file import WatchedFile
 from blobstore.server.protocol.access import TooManyRequests
+from blobstore.server.protocol.sources import source_of
 
 password_max_bytes = 72
 """What bcrypt looks at; a longer one would be as good as its beginning."""

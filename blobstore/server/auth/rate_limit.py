@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 
 from blobstore.clock import Clock
 
 KEYS_MAX = 10_000
 """Keys remembered at once; beyond it those that failed longest ago are forgotten."""
-_IPV6_PREFIX_BITS = 64
 
 
 class FailureLimit:
@@ -48,16 +46,3 @@ class FailureLimit:
     def __len__(self) -> int:
         """Keys remembered."""
         return len(self._recovered_at_ms)
-
-
-def source_of(peer: str) -> str:
-    """What counts as one source: an IPv4 address; of IPv6 the network, as a host there has as many addresses as it likes."""
-    try:
-        address = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return peer
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((int(address), _IPV6_PREFIX_BITS), strict=False))
-    return str(address)

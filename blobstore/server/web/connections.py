@@ -17,6 +17,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from blobstore.server.protocol.messages import Response
 from blobstore.server.protocol.problems import error_response
 from blobstore.server.protocol.registry import API_VERSION
+from blobstore.server.protocol.sources import source_of
 from blobstore.server.web.application import SERVER_NAME, WebHandler
 from blobstore.server.web.proxies import UNIX, TrustedProxies
 
@@ -39,7 +40,7 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     connections_max: int = 2000
     """More wait in the kernel until one ends."""
     connections_per_address_max: int = 500
-    """More are closed at once; proxies that are trusted are not counted."""
+    """More are closed at once; of IPv6 all of one /64 count as one address. Proxies that are trusted are not counted."""
     header_size_max_bytes: int = 32 * 1024
     header_timeout_s: float = 10
     """For the request line and header fields, from their first byte, and for the first request after connecting."""
@@ -58,7 +59,7 @@ class Connections:
     def __init__(self, limits: ConnectionLimits, proxies: TrustedProxies, on_room: Callable[[], None]) -> None:
         self.limits, self._proxies, self._on_room = limits, proxies, on_room
         self._all: set[Connection] = set()
-        self._by_address: Counter[str] = Counter()
+        self._by_source: Counter[str] = Counter()
         self._idle_s = limits.idle_timeout_s
         self._closes_idle = False
 
@@ -71,20 +72,21 @@ class Connections:
 
     def admit(self, connection: Connection, address: str) -> bool:
         """Count one more, unless its address has too many."""
-        is_free = address == UNIX or self._proxies.trusts(address)
-        if not is_free and self._by_address[address] >= self.limits.connections_per_address_max:
+        is_free, source = address == UNIX or self._proxies.trusts(address), source_of(address)
+        if not is_free and self._by_source[source] >= self.limits.connections_per_address_max:
             return False
         self._all.add(connection)
-        self._by_address[address] += 1
+        self._by_source[source] += 1
         return True
 
     def release(self, connection: Connection, address: str) -> None:
         """One has ended."""
         if connection in self._all:
             self._all.remove(connection)
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+            source = source_of(address)
+            self._by_source[source] -= 1
+            if not self._by_source[source]:
+                del self._by_source[source]
             self._on_room()
 
     async def watch(self) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobstore.server.auth.rate_limit import KEYS_MAX, FailureLimit, source_of
+from blobstore.server.auth.rate_limit import KEYS_MAX, FailureLimit
+from blobstore.server.protocol.sources import source_of
 from blobstore.testing import FakeClock
 
 
