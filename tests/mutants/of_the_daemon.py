@@ -104,8 +104,8 @@ DAEMON = (
         (
             Edit(
                 _SITE,
-                ' or headers.get("Origin") is not None:\n',
-                ":\n",
+                'return headers.get("Origin") is not None or headers',
+                "return headers",
             ),
         ),
         (f"{_SECURITY}test_operators.py::test_what_comes_through_others_is_not",),
