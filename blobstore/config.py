@@ -50,6 +50,7 @@ class S3Config(RequestsConfig, frozen=True, forbid_unknown_fields=True, kw_only=
     variables, `~/.aws` (`profile`), the machine's role. Secrets are never in it, only the names of files that hold one."""
 
     endpoint: str | None = None
+    presign_endpoint: str | None = None
     region: str | None = None
     path_style: bool | None = None
     profile: str | None = None

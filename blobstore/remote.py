@@ -130,6 +130,7 @@ def _s3_client(location: S3Location, config: S3Config) -> ObjectClient:
     _check_pair("s3", config.access_key, "access_key", config.secret_key_file, "secret_key_file")
     wanted = {
         "endpoint": config.endpoint,
+        "presign_endpoint": config.presign_endpoint,
         "region": config.region,
         "is_path_style": config.path_style,
         "profile": config.profile,
@@ -148,13 +149,13 @@ def _s3_client(location: S3Location, config: S3Config) -> ObjectClient:
 
 def _check_s3(config: S3Config) -> None:
     """What the SDK would take, or refuse without saying which value it was."""
-    endpoint = config.endpoint
-    if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
-        # What may hold a password or a token is not quoted.
-        quoted = f"{endpoint!r:.300}" if {"@", "?", "#"}.isdisjoint(endpoint) else "it"
-        raise ConfigInvalid(
-            f"s3.endpoint: {quoted} is no endpoint; write https://host or http://host:port, without bucket"
-        )
+    for key, endpoint in (("endpoint", config.endpoint), ("presign_endpoint", config.presign_endpoint)):
+        if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
+            # What may hold a password or a token is not quoted.
+            quoted = f"{endpoint!r:.300}" if {"@", "?", "#"}.isdisjoint(endpoint) else "it"
+            raise ConfigInvalid(
+                f"s3.{key}: {quoted} is no endpoint; write https://host or http://host:port, without bucket"
+            )
     if config.ca_bundle is not None and not os.path.exists(config.ca_bundle):
         raise ConfigInvalid(f"s3.ca_bundle: there is no {config.ca_bundle}")
     if config.kms_key_id is not None and not (config.encryption or "").startswith("aws:kms"):

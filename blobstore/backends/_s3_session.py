@@ -31,6 +31,8 @@ class S3Settings(msgspec.Struct, frozen=True, kw_only=True):
     bucket: str
     endpoint: str | None = None
     """Empty: AWS."""
+    presign_endpoint: str | None = None
+    """Put into URLs that are handed out, where clients can't reach the other one; unset: the same."""
     region: str | None = None
     access_key: str | None = None
     secret_key: str | None = None
@@ -56,8 +58,9 @@ class S3Settings(msgspec.Struct, frozen=True, kw_only=True):
 class S3Session(Protocol):
     """What makes a client; another SDK's session can stand in here."""
 
-    def client(self) -> Any:
-        """An async context manager whose value has botocore's methods for S3, as coroutines."""
+    def client(self, endpoint: str | None = None) -> Any:
+        """An async context manager whose value has botocore's methods for S3, as coroutines; of another endpoint than that of the
+        settings if one is given."""
 
     async def credentials(self) -> S3Credentials:
         """Those to sign with now; renewed by themselves if they expire."""
@@ -83,7 +86,7 @@ class AwsSession:
         self._credentials: Any = None
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[Any]:
+    async def client(self, endpoint: str | None = None) -> AsyncIterator[Any]:
         """See `S3Session.client`."""
         settings = self._settings
         if self._session is None:
@@ -91,7 +94,7 @@ class AwsSession:
         async with self._session.client(
             "s3",
             region_name=self._session.region_name or DEFAULT_REGION,
-            endpoint_url=settings.endpoint,
+            endpoint_url=endpoint or settings.endpoint,
             verify=settings.ca_bundle,
             config=AioConfig(
                 # Without it URLs are presigned the old way in some regions.

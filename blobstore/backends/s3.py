@@ -37,6 +37,7 @@ class S3Client(ObjectClient):
         self._session = make_session(settings)
         self._open = AsyncExitStack()
         self._client: Any = None
+        self._presigning: Any = None
         self._bodies: S3Bodies | None = None
         self._is_versioned: bool | None = None
         self._knows_conditions = True
@@ -61,7 +62,10 @@ class S3Client(ObjectClient):
         settings = self._settings
         with translated(f"open {self.location}"):
             try:
-                self._client = await self._open.enter_async_context(self._session.client())
+                self._client = self._presigning = await self._open.enter_async_context(self._session.client())
+                if settings.presign_endpoint is not None:
+                    elsewhere = self._session.client(settings.presign_endpoint)
+                    self._presigning = await self._open.enter_async_context(elsewhere)
             except ValueError as error:
                 raise ConfigInvalid(f"{self.location}: {error}") from error
             await self._session.credentials()
@@ -275,7 +279,8 @@ class S3Client(ObjectClient):
     async def presign(self, key: str, valid_s: int) -> str:
         """See `ObjectClient.presign`."""
         with translated(f"presign {self._named(key)}"):
-            return str(await self._client.generate_presigned_url("get_object", Params=self._at(key), ExpiresIn=valid_s))
+            made = self._presigning.generate_presigned_url("get_object", Params=self._at(key), ExpiresIn=valid_s)
+            return str(await made)
 
     async def _put(self, key: str, data: bytes | bytearray, **options: Any) -> HttpAnswer:
         with translated(f"put {self._named(key)}"):

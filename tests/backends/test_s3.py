@@ -165,6 +165,24 @@ async def test_presigned_urls(weed: S3Server) -> None:
         await asyncio.to_thread(get, url.replace("shared/x", "shared/y"))
 
 
+async def test_presigned_urls_of_another_endpoint(weed: S3Server) -> None:
+    """Where clients reach the bucket under another name than we do; only the URLs that are handed out have it."""
+    public = weed.endpoint.replace("127.0.0.1", "localhost")
+    assert public != weed.endpoint
+    async with opened(settings_of(weed, presign_endpoint=public)) as client:
+        await client.put("shared/z", b"for all", is_new=False)
+        url = await client.presign("shared/z", 60)
+        assert client._bodies is not None
+        assert client._bodies._base.geturl().startswith(weed.endpoint)
+    assert url.startswith(f"{public}/")
+
+    def get() -> bytes:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+            return bytes(answer.read())
+
+    assert await asyncio.to_thread(get) == b"for all"
+
+
 async def test_parts(server: S3Server) -> None:
     """Sent again under its number one takes the other's place, though some servers list both; dropped with the upload."""
     async with opened(settings_of(server)) as client:

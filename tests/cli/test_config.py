@@ -77,6 +77,7 @@ def test_a_slash_forgotten_in_the_file_makes_no_directory_of_that_name(cli: Cli,
     [
         ('endpoint = "example.org"', "s3.endpoint: 'example.org' is no endpoint; write https://host"),
         ('endpoint = ""', "s3.endpoint: '' is no endpoint"),
+        ('presign_endpoint = "example.org"', "s3.presign_endpoint: 'example.org' is no endpoint"),
         ('endpoint = "ftp://x"', "'ftp://x' is no endpoint"),
         ('endpoint = "http://me:secret@x"', "s3.endpoint: it is no endpoint"),
         ('endpoint = "http://x/?token=TOPSECRET"', "s3.endpoint: it is no endpoint"),
