@@ -20,7 +20,9 @@ FILES_PER_CONNECTION = 3
 FILES_APART = 100
 """What a process has open beside its connections."""
 FREE_SPACE_MIN_BYTES = 1024**3
-"""With less, uploads are refused, unless `server.free_space_min` says something else."""
+"""With less, or with less than `FREE_SPACE_MIN_SHARE` of a small disk, uploads are refused, unless `server.free_space_min` says
+something else."""
+FREE_SPACE_MIN_SHARE = 0.05
 
 
 def registry_settings(config: ServerConfig) -> RegistrySettings:
@@ -69,5 +71,8 @@ def room(config: ServerConfig, store: StorePlan, index_path: str | None = None) 
     paths = [os.path.abspath(location.path)] if isinstance(location, (FilesystemLocation, NasLocation)) else []
     if index_path is not None:
         paths.append(index_path)
-    least = parse_size_bytes(config.free_space_min) if config.free_space_min else FREE_SPACE_MIN_BYTES
-    return DiskRoom(paths, least) if paths else EndlessRoom()
+    if not paths:
+        return EndlessRoom()
+    if config.free_space_min:
+        return DiskRoom(paths, parse_size_bytes(config.free_space_min))
+    return DiskRoom(paths, FREE_SPACE_MIN_BYTES, share_max=FREE_SPACE_MIN_SHARE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Sequence
 from typing import Protocol
@@ -35,23 +36,27 @@ class EndlessRoom:
 
 
 class DiskRoom:
-    """Room on disks: short when one of the `paths` has less than `low_water_bytes` free for this user, exhausted when it has less
-    than half of that. Looks once a second."""
+    """Room on disks: short when one of the `paths` has less than its mark free for this user, exhausted when it has less than
+    half of that. The mark is `low_water_bytes`; with `share_max` no more than that share of the disk. Looks once a second."""
 
-    def __init__(self, paths: Sequence[str], low_water_bytes: int, clock: Clock | None = None) -> None:
-        self._paths, self._low_water_bytes, self._clock = paths, low_water_bytes, clock or SystemClock()
+    def __init__(
+        self, paths: Sequence[str], low_water_bytes: int, clock: Clock | None = None, *, share_max: float | None = None
+    ) -> None:
+        self._paths, self._low_water_bytes, self._share_max = paths, low_water_bytes, share_max
+        self._clock = clock or SystemClock()
         self._looked_ms = 0
-        self._looking: asyncio.Future[int] | None = None
+        self._looking: asyncio.Future[float] | None = None
 
     async def is_short(self) -> bool:
         """See `Room.is_short`."""
-        return await self._free() < self._low_water_bytes
+        return await self._level() < 1
 
     async def is_exhausted(self) -> bool:
         """See `Room.is_exhausted`."""
-        return await self._free() < self._low_water_bytes // 2
+        return await self._level() < 0.5
 
-    async def _free(self) -> int:
+    async def _level(self) -> float:
+        """What is free, of the mark; that of the fullest."""
         # The server of a share may be away for hours: one thread waits for it, not one a second.
         now_ms = self._clock.monotonic_ms()
         if self._looking is None or (self._looking.done() and now_ms - self._looked_ms >= _FRESH_MS):
@@ -61,14 +66,18 @@ class DiskRoom:
             return self._looking.result()
         return await asyncio.shield(self._looking)
 
-    def _look(self) -> int:
-        return min(map(_free_bytes, self._paths))
+    def _look(self) -> float:
+        return min(map(self._level_of, self._paths))
 
-
-def _free_bytes(path: str) -> int:
-    try:
-        found = os.statvfs(path)
-    except OSError:
-        # What is wrong there is told by whoever writes to it.
-        return 0
-    return found.f_bavail * found.f_frsize
+    def _level_of(self, path: str) -> float:
+        if not self._low_water_bytes:
+            return math.inf
+        try:
+            found = os.statvfs(path)
+        except OSError:
+            # What is wrong there is told by whoever writes to it.
+            return 0
+        mark: float = self._low_water_bytes
+        if self._share_max is not None:
+            mark = min(mark, found.f_blocks * found.f_frsize * self._share_max)
+        return found.f_bavail * found.f_frsize / mark if mark else math.inf

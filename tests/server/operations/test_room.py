@@ -89,6 +89,19 @@ def _free(path: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
+async def test_a_small_disk_is_used_for_the_most_part(disk: Path) -> None:
+    """Unless somebody said how much is to be left."""
+    plan = StorePlan(str(disk), None, Config())
+    usual, said = room(ServerConfig(), plan), room(ServerConfig(free_space_min="1GiB"), plan)
+    assert not await usual.is_short()
+    assert await said.is_short()
+    (disk / "somebody's").write_bytes(bytes(_free(disk) - MIB))
+    fuller = room(ServerConfig(), plan)
+    assert (await fuller.is_short(), await fuller.is_exhausted()) == (True, False)
+    (disk / "more").write_bytes(bytes(_free(disk) - MIB // 2))
+    assert await room(ServerConfig(), plan).is_exhausted()
+
+
 async def test_a_disk_that_is_gone_has_no_room(tmp_path: Path) -> None:
     """Any of them counts; an object store has no end that can be seen."""
     clock = FakeClock()
