@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -27,6 +28,7 @@ from blobstore.backends._file_calls import (
 from blobstore.backends._local_locks import LocalLocks
 from blobstore.durable import DIRECTORY_MODE
 from blobstore.errors import UploadBusy
+from blobstore.layout import MARKER_KEY
 
 Result = TypeVar("Result")
 
@@ -135,6 +137,9 @@ class NasCalls(FileCalls):
 
     def open_file(self, path: str) -> OpenFile:
         """See `FileCalls.open_file`."""
+        if os.path.basename(path) == MARKER_KEY:
+            # The one name that is written twice: what a client remembers of it may be the file before.
+            _ask_anew(os.path.dirname(path))
         return _NasFile(path, _opened_or_raise(path, READ_FLAGS))
 
     def stat(self, path: str) -> os.stat_result:
@@ -278,10 +283,14 @@ def _open(path: str, flags: int) -> int:
     """Open, and look: NFSv4 clients open a file that was replaced meanwhile, and only then see that it is stale."""
     handle = os.open(path, flags)
     try:
-        os.fstat(handle)
+        found = os.fstat(handle)
     except OSError:
         os.close(handle)
         raise
+    if stat.S_ISREG(found.st_mode) and not found.st_nlink:
+        # A server may keep what was replaced or deleted for those who have it open.
+        os.close(handle)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
     return handle
 
 
